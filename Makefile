@@ -1,0 +1,33 @@
+# QUICK=1, SEED=n, DATA=digits and MNIST_ROOT=folder may be put before any of these.
+.PHONY: run test lab refresh lint clean
+PYTHON ?= python3
+BIN := .venv/bin
+NOTEBOOKS ?= notebooks/*.ipynb
+
+run: .venv/installed     ## execute every notebook and write the report; no committed file changes
+	$(BIN)/python study.py run $(NOTEBOOKS)
+
+test: .venv/installed    ## lint, unit tests, and every notebook re-executed with nbval
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pytest tests
+	$(BIN)/pytest --nbval-lax -v --tb=short $(NOTEBOOKS)
+
+lab: .venv/installed     ## explore in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+refresh: .venv/installed ## execute in place, from nothing: the stored outputs and figures/
+	rm -rf .cache/refresh
+	OUTPUT=figures CACHE=.cache/refresh $(BIN)/python study.py refresh $(NOTEBOOKS)
+
+lint: .venv/installed    ## tidy code and notebooks
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:                   ## remove trained models and reports
+	rm -rf .cache report
+
+.venv/installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@echo 'Installing into .venv: a few minutes, once'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	touch $@

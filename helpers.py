@@ -1,0 +1,992 @@
+"""Latent Digits: what the notebooks share.
+
+The file reads from top to bottom, and each section uses only those above it:
+settings and files, data, likelihoods and KL, networks, training, metrics, reporting, figures.
+Importing it has no side effect.
+
+Conventions: log-probabilities and KL divergences are in nats, have shape (batch,), are summed over
+event dimensions, and are averaged once, at the very end. elbo = log_likelihood - kl_divergence.
+Images are float32 in [0, 1] of shape (batch, 1, 28, 28).
+"""
+
+import ast
+import contextlib
+import gzip
+import hashlib
+import inspect
+import io
+import itertools
+import json
+import math
+import os
+import tempfile
+import textwrap
+import time
+import tokenize
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from IPython.display import Code, Markdown, display
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from tqdm import tqdm
+
+PROJECT = Path(__file__).resolve().parent
+SOURCE = Path(__file__).read_text()  # as imported: an edit while a notebook runs is not what trained its models
+
+# ---------------------------------------------------------------------------------------------
+# Settings and files: how a notebook is run, and how anything is written
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run. Everything here comes from the environment, so that no notebook needs an edit."""
+
+    seed: int = 0  # SEED=n
+    quick: bool = False  # QUICK=1: a smoke run, minutes become seconds
+    source: str = "auto"  # DATA=mnist | digits | auto
+    output: Path = PROJECT / "report" / "figures"  # OUTPUT=folder for figures and results.json
+    cache: Path = PROJECT / ".cache"  # CACHE=folder for trained models
+    device: str = "cpu"  # DEVICE=cpu | cuda | mps
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Read SEED, QUICK, DATA, OUTPUT, CACHE and DEVICE. Raises ValueError for a SEED that is no number."""
+        seed = environ.get("SEED") or "0"
+        if not seed.isdecimal():
+            raise ValueError(f"SEED is {seed!r}: give a whole number, as in SEED=1")
+        return cls(
+            seed=int(seed),
+            quick=environ.get("QUICK", "") not in ("", "0"),
+            source=environ.get("DATA") or "auto",
+            output=PROJECT / (environ.get("OUTPUT") or cls.output),
+            cache=PROJECT / (environ.get("CACHE") or cls.cache),
+            device=choose_device(environ.get("DEVICE")),
+        )
+
+    @property
+    def per_class(self) -> int:
+        """Training images of each digit."""
+        return 100 if self.quick else 2000
+
+    @property
+    def test_size(self) -> int | None:
+        """Test images kept; None keeps all."""
+        return 500 if self.quick else None
+
+    def scaled(self, config: "TrainConfig") -> "TrainConfig":
+        """The config itself, or its smoke variant in a QUICK run."""
+        return config.smoke() if self.quick else config
+
+
+def choose_device(name: str | None = None) -> str:
+    """The device asked for, else "cuda", Apple's "mps" or "cpu", the first that is there."""
+    if name:
+        return str(torch.device(name))
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A seeded random generator on `device`."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def write_whole(path: Path, payload: bytes) -> None:
+    """Write `payload` to `path` whole or not at all: a temporary file beside it, synced, then renamed.
+
+    Raises OSError (disk full, no permission); the old file, if any, is then still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp's own 0600 would shut out other readers
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def bare_source(source: str) -> str:
+    """Python source without comments, docstrings and blank lines: what decides how code behaves."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            docstring = node.body[0]
+            extent = slice(docstring.lineno - 1, docstring.end_lineno)
+            lines[extent] = [""] * (docstring.end_lineno - docstring.lineno + 1)
+            if len(node.body) == 1 and not isinstance(node, ast.Module):  # a body cannot be empty
+                lines[docstring.lineno - 1] = " " * docstring.col_offset + "pass"
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def source_hash(*names: str) -> str:
+    """Hash of the definitions in this file that `names` reach, directly or through one another.
+
+    A change to any code behind a result changes the hash; a comment, a docstring, or a definition
+    that is never reached does not. Names not defined here are ignored.
+    """
+    source = bare_source(SOURCE)
+    definitions = {}
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node]
+        for target in targets:
+            definitions[getattr(target, "name", getattr(target, "id", None))] = node
+    reached, queue = set(), list(names)
+    while queue:
+        name = queue.pop()
+        if name in definitions and name not in reached:
+            reached.add(name)
+            nodes = list(ast.walk(definitions[name]))
+            queue += [node.id for node in nodes if isinstance(node, ast.Name)]
+            # annotations such as "TrainConfig" are strings
+            queue += [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    parts = [ast.get_source_segment(source, definitions[name]) for name in sorted(reached)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def cached(path: Path, compute: Callable[[], dict]) -> dict:
+    """`compute()`, or its result as an earlier call left it at `path`.
+
+    The result is a dict of tensors, numbers, strings, lists and dicts, and is read back without
+    running any code from the file. Its checksum goes with it: a damaged file is computed anew.
+    """
+    if path.exists():
+        checksum, _, payload = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(payload).hexdigest().encode() == checksum:
+            return torch.load(io.BytesIO(payload), weights_only=True)
+        warnings.warn(f"{path} is damaged and is computed again", stacklevel=2)
+    result = compute()
+    buffer = io.BytesIO()
+    torch.save(result, buffer)
+    payload = buffer.getvalue()
+    try:
+        write_whole(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+    except OSError as error:
+        warnings.warn(f"{path} could not be written ({error}): the result is used, but not kept", stacklevel=2)
+    return result
+
+
+# ---------------------------------------------------------------------------------------------
+# Data: MNIST where it can be had, otherwise the scans that come with scikit-learn
+# ---------------------------------------------------------------------------------------------
+
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images and labels of one dataset.
+
+    train_x (N, 1, 28, 28) and test_x (M, 1, 28, 28) are float32 in [0, 1]; train_y (N,) and
+    test_y (M,) are int64 digits. The test images are the validation images of the notebooks.
+    """
+
+    name: str
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    note: str = ""  # why this is not MNIST, where it is not
+
+    def to(self, device: torch.device | str) -> "Data":
+        """The same data on `device`."""
+        tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
+
+    def fingerprint(self) -> str:
+        """Hash of all images and labels."""
+        digest = hashlib.sha256()
+        for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
+            digest.update(tensor.cpu().numpy())
+        return digest.hexdigest()
+
+
+def load_data(
+    source: str = "auto",
+    root: str | Path | None = None,
+    per_class: int = 2000,
+    seed: int = 0,
+    test_size: int | None = None,
+) -> Data:
+    """A class-balanced training set of `per_class` images of each digit, in random order, and the test set.
+
+    source: "mnist"; "digits" (scikit-learn's 8x8 scans); "auto" (MNIST where it is on disk or can be
+    downloaded, else digits, and says so). root: MNIST's folder in torchvision's layout, else
+    $MNIST_ROOT (relative to the project), else data/. test_size: keep the first images only; None keeps all.
+    Raises ValueError for an unknown source or more images than a class has, and OSError where
+    MNIST is asked for and cannot be had, or where a file of it is damaged.
+    """
+    if source not in ("auto", "mnist", "digits"):
+        raise ValueError(f"source is {source!r}: choose 'mnist', 'digits' or 'auto'")
+    root = Path(root) if root is not None else PROJECT / (os.environ.get("MNIST_ROOT") or "data")
+    name, note = source, ""
+    if source != "digits":
+        try:
+            fetch_mnist(root / "MNIST" / "raw")
+            name = "mnist"
+        except DamagedFile:
+            raise
+        except OSError as error:
+            if source == "mnist":
+                raise
+            name, note = "digits", f"MNIST is not in {root.name}/ and could not be downloaded ({error})."
+            print(f"{note} Using scikit-learn's digits in its place.")
+    train_x, train_y, test_x, test_y = read_mnist(root) if name == "mnist" else read_digits()
+    chosen = balanced_subset(train_y, per_class, make_generator(seed))
+    return Data(name, train_x[chosen], train_y[chosen], test_x[:test_size], test_y[:test_size], note)
+
+
+def balanced_subset(labels: Tensor, per_class: int, generator: torch.Generator) -> Tensor:
+    """Indices (10 * per_class,) of exactly `per_class` images of each digit, in random order.
+
+    Raises ValueError when a class has fewer.
+    """
+    available = int(torch.bincount(labels, minlength=10).min())
+    if not 1 <= per_class <= available:
+        raise ValueError(f"per_class is {per_class}: choose 1 to {available}, all that the rarest digit has")
+    chosen = []
+    for digit in range(10):
+        members = (labels == digit).nonzero().squeeze(1)  # (members of the class,)
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
+    indices = torch.cat(chosen)
+    return indices[torch.randperm(len(indices), generator=generator)]
+
+
+class DamagedFile(OSError):
+    """A data file that is not what it should be."""
+
+
+def fetch_mnist(folder: Path, timeout: float = 300.0) -> None:
+    """See that MNIST's four files are in `folder`, intact; download those that are missing.
+
+    Raises DamagedFile, which names the file, and OSError when no mirror delivers within `timeout` seconds.
+    """
+    mnist = import_datasets().MNIST
+    packed_md5 = dict(mnist.resources)
+    deadline = time.monotonic() + timeout
+    for name, md5 in MNIST_MD5.items():
+        path = folder / name
+        if not path.exists():
+            urls = [f"{mirror}{name}.gz" for mirror in mnist.mirrors]
+            write_whole(path, gzip.decompress(download(urls, packed_md5[f"{name}.gz"], deadline)))
+        found = hashlib.md5(path.read_bytes()).hexdigest()
+        if found != md5:
+            raise DamagedFile(f"{path} is damaged (MD5 {found}, not {md5}): delete it, and it is downloaded anew")
+
+
+def download(urls: Iterable[str], md5: str, deadline: float) -> bytes:
+    """The content with this MD5 from the first of `urls` that delivers it before `deadline` (time.monotonic()).
+
+    Raises OSError with what each mirror answered.
+    """
+    failures = []
+    for url in urls:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "latent-digits"})
+            content = b""
+            with urllib.request.urlopen(request, timeout=10) as response:
+                while chunk := response.read1(1 << 16):  # read1 returns with what has come: a trickle cannot stall us
+                    content += chunk
+                    if time.monotonic() > deadline:
+                        raise TimeoutError("too slow")
+            if hashlib.md5(content).hexdigest() == md5:
+                return content
+            failures.append(f"{url}: wrong content")
+        except OSError as error:
+            failures.append(f"{url}: {getattr(error, 'reason', error)}")
+    raise OSError("; ".join(failures))
+
+
+def import_datasets():
+    """torchvision.datasets, also where torchvision's compiled part does not fit this torch.
+
+    The wheel on PyPI wants CUDA; beside a CPU-only torch its import stops at operators that no
+    dataset uses. Declaring them, without an implementation, lets the rest load.
+    """
+    try:
+        from torchvision import datasets
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        from torchvision import datasets
+
+        datasets.declared_operators = library  # the declarations last as long as this object
+    return datasets
+
+
+def read_mnist(root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All of MNIST: train_x (60000, 1, 28, 28), train_y (60000,), test_x (10000, 1, 28, 28), test_y (10000,)."""
+    arrays = []
+    for train in (True, False):
+        dataset = import_datasets().MNIST(root, train=train)
+        arrays += [dataset.data.unsqueeze(1).float() / 255, dataset.targets]
+    return tuple(arrays)
+
+
+def read_digits(per_class: int = 2000) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """scikit-learn's 1,797 scanned digits in MNIST's shape: two thirds to train on, one third to test on.
+
+    Each 8x8 scan is enlarged to 20x20 and centred in 28x28, as MNIST's digits are. Training scans are
+    repeated with small random affine moves up to `per_class` of each digit; no test scan is among them.
+    """
+    scans, labels = load_digits(return_X_y=True)
+    small = torch.from_numpy(scans).float().view(-1, 1, 8, 8) / 16  # (1797, 64) -> (1797, 1, 8, 8)
+    images = F.pad(F.interpolate(small, size=20, mode="bicubic", align_corners=False), (4, 4, 4, 4)).clamp(0, 1)
+    labels = torch.from_numpy(labels).long()
+    train, test = train_test_split(torch.arange(len(labels)), test_size=1 / 3, stratify=labels, random_state=0)
+    sources = []
+    for digit in range(10):
+        members = train[labels[train] == digit]
+        sources.append(members.repeat(math.ceil(per_class / len(members)))[:per_class])
+    sources = torch.cat(sources)
+    return random_affine(images[sources], make_generator(0)), labels[sources], images[test], labels[test]
+
+
+def random_affine(x: Tensor, generator: torch.Generator, degrees=10.0, scale=0.1, shift=0.07) -> Tensor:
+    """Rotate, scale and shift each image of x (batch, 1, h, w) by its own small random amount.
+
+    degrees and scale (a fraction) are largest values; shift is the largest fraction of the image's side.
+    """
+
+    def uniform(largest: float, *shape: int) -> Tensor:
+        return largest * (2 * torch.rand(len(x), *shape, generator=generator, device=x.device) - 1)
+
+    angle, zoom = uniform(math.radians(degrees)), 1 + uniform(scale)
+    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
+    offset = 2 * uniform(shift, 2, 1)  # the sampling grid spans [-1, 1], hence 2
+    theta = torch.cat([rotation * zoom.view(-1, 1, 1), offset], 2)  # (batch, 2, 3)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+def one_per_class(labels: Tensor) -> Tensor:
+    """Indices (10,) of the first image of each digit, 0 to 9. Raises ValueError when a digit is missing."""
+    missing = sorted(set(range(10)) - set(labels.tolist()))
+    if missing:
+        raise ValueError(f"labels has no image of {missing}: pass labels in which every digit occurs")
+    return torch.stack([(labels == digit).nonzero()[0, 0] for digit in range(10)])
+
+
+# ---------------------------------------------------------------------------------------------
+# Likelihoods and KL
+# ---------------------------------------------------------------------------------------------
+
+
+def gaussian_log_likelihood(x: Tensor, x_hat: Tensor, sigma: float) -> Tensor:
+    """log N(x; x_hat, sigma^2 I) in nats, constant included. x and x_hat (batch, *event) -> (batch,).
+
+    Raises ValueError when sigma <= 0 or the shapes differ.
+    """
+    if sigma <= 0:
+        raise ValueError(f"sigma is {sigma}: a standard deviation is positive")
+    require_same_shape(x, x_hat, "x_hat")
+    squared_error = (x - x_hat).square().flatten(1).sum(1)  # (batch, *event) -> (batch,)
+    return -0.5 * squared_error / sigma**2 - x[0].numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+
+
+def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
+    """log Bernoulli(x; sigmoid(logits)) in nats. x and logits (batch, *event) -> (batch,).
+
+    A log-likelihood when x is 0 or 1. For grey values in between it is a cross entropy: no density
+    integrates to one with it (Loaiza-Ganem and Cunningham 2019, "The continuous Bernoulli").
+    Raises ValueError when the shapes differ or x leaves [0, 1].
+    """
+    require_same_shape(x, logits, "logits")
+    if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+        raise ValueError(f"x spans [{x.min():.3g}, {x.max():.3g}]: scale it into [0, 1]")
+    # (batch, *event) -> (batch,)
+    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, diag exp logvar) || N(0, I)) in nats. mu and logvar (batch, d) -> (batch,).
+
+    Kingma and Welling 2014, appendix B. Raises ValueError when the shapes differ.
+    """
+    require_same_shape(mu, logvar, "logvar")
+    return kl_per_dimension(mu, logvar).flatten(1).sum(1)
+
+
+def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
+    """The KL divergence before the sum over dimensions, in nats: same shape as mu, every entry >= 0."""
+    # expm1 keeps the entry exact, and not below zero, where logvar is close to 0
+    return 0.5 * (mu.square() + torch.expm1(logvar) - logvar)
+
+
+def reparameterize(mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """z = mu + sigma * eps with eps ~ N(0, I): a sample of q(z|x) through which gradients reach mu and logvar.
+
+    mu and logvar (batch, d) -> (batch, d). Kingma and Welling 2014, section 2.4.
+    """
+    require_same_shape(mu, logvar, "logvar")
+    eps = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
+    return mu + torch.exp(0.5 * logvar) * eps
+
+
+def require_same_shape(first: Tensor, second: Tensor, name: str) -> None:
+    """Raise ValueError when `second`, the argument called `name`, has another shape than `first`."""
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(second.shape)}: give it {tuple(first.shape)}, as its counterpart has"
+        )
+
+
+# ---------------------------------------------------------------------------------------------
+# Networks
+# ---------------------------------------------------------------------------------------------
+
+
+class Classifier(nn.Module):
+    """A small convolutional digit classifier. (batch, 1, 28, 28) -> logits (batch, 10)."""
+
+    def __init__(self, width: int = 32, feature_size: int = 128, dropout: float = 0.3):
+        super().__init__()
+
+        def block(inputs: int, outputs: int) -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+        self.features = nn.Sequential(  # (batch, 1, 28, 28) -> (batch, feature_size)
+            *block(1, width),
+            *block(width, width),
+            nn.MaxPool2d(2),  # 28 -> 14
+            *block(width, 2 * width),
+            *block(2 * width, 2 * width),
+            nn.MaxPool2d(2),  # 14 -> 7
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width * 7 * 7, feature_size),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(feature_size, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class VAE(nn.Module):
+    """An encoder to (mu, logvar) and a decoder to pixel logits, with d latents between them.
+
+    encoder: (batch, 1, 28, 28) -> (batch, 2 d); decoder: (batch, d) -> (batch, 1, 28, 28).
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_size: int):
+        super().__init__()
+        self.encoder, self.decoder, self.latent_size = encoder, decoder, latent_size
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """q(z|x) as (mu, logvar), each (batch, d)."""
+        mu, logvar = self.encoder(x).float().chunk(2, dim=1)  # (batch, 2 d) -> 2 x (batch, d)
+        return mu, logvar
+
+    def decode_logits(self, z: Tensor) -> Tensor:
+        """(batch, d) -> logits of the pixels' means (batch, 1, 28, 28)."""
+        return self.decoder(z).float()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The mean of p(x|z). (batch, d) -> x_hat (batch, 1, 28, 28), in [0, 1]."""
+        return torch.sigmoid(self.decode_logits(z))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """x_hat (batch, 1, 28, 28), decoded from the mean of q(z|x)."""
+        return self.decode(self.encode(x)[0])
+
+
+def conv_vae(latent_size: int = 200, width: int = 32, hidden: int = 256, dropout: float = 0.1) -> VAE:
+    """The convolutional VAE: two strided convolutions and a refining one, mirrored in the decoder."""
+    encoder = nn.Sequential(
+        nn.Conv2d(1, width, 4, stride=2, padding=1),  # 28 -> 14
+        nn.GELU(),
+        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),  # 14 -> 7
+        nn.GELU(),
+        nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Dropout(dropout),  # in the encoder alone: it overfits sooner than the decoder
+        nn.Linear(2 * width * 7 * 7, hidden),
+        nn.GELU(),
+        nn.Linear(hidden, 2 * latent_size),
+    )
+    decoder = nn.Sequential(
+        nn.Linear(latent_size, hidden),
+        nn.GELU(),
+        nn.Linear(hidden, 2 * width * 7 * 7),
+        nn.GELU(),
+        nn.Unflatten(1, (2 * width, 7, 7)),
+        nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+        nn.GELU(),
+        nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),  # 7 -> 14
+        nn.GELU(),
+        nn.ConvTranspose2d(width, 1, 4, stride=2, padding=1),  # 14 -> 28
+    )
+    return VAE(encoder, decoder, latent_size)
+
+
+def mlp_vae(latent_size: int = 8, hidden: tuple[int, ...] = (392, 196, 98)) -> VAE:
+    """The fully connected VAE: 784-392-196-98 with ReLU to (mu, logvar), and back."""
+    sizes = (784, *hidden)
+    encoder = [nn.Flatten()]  # (batch, 1, 28, 28) -> (batch, 784)
+    for inputs, outputs in itertools.pairwise(sizes):
+        encoder += [nn.Linear(inputs, outputs), nn.ReLU()]
+    decoder, inputs = [], latent_size
+    for outputs in reversed(hidden):
+        decoder += [nn.Linear(inputs, outputs), nn.ReLU()]
+        inputs = outputs
+    decoder += [nn.Linear(inputs, 784), nn.Unflatten(1, (1, 28, 28))]
+    encoder += [nn.Linear(hidden[-1], 2 * latent_size)]
+    return VAE(nn.Sequential(*encoder), nn.Sequential(*decoder), latent_size)
+
+
+def build(factory: Callable[..., nn.Module], *args, seed: int, **kwargs) -> nn.Module:
+    """`factory(*args, **kwargs)` with initial weights drawn from `seed`, the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return factory(*args, **kwargs)
+
+
+# ---------------------------------------------------------------------------------------------
+# Training: one loop for every model; an objective says what is minimised
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run with AdamW."""
+
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 3e-3  # the peak, under a one-cycle schedule
+    one_cycle: bool = True
+    warm_up: float = 0.3  # the share of the one-cycle schedule in which the rate rises
+    weight_decay: float = 0.01
+    snapshots: tuple[int, ...] = ()  # epochs after which a copy of the weights is kept
+
+    def smoke(self) -> "TrainConfig":
+        """The same in two epochs."""
+        return replace(self, epochs=2, snapshots=(1, 2) if self.snapshots else ())
+
+
+@dataclass(frozen=True)
+class VAEConfig(TrainConfig):
+    """Settings of a VAE's training run. The defaults are those of the assignment."""
+
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 1.5e-3
+    warm_up: float = 0.1
+    weight_decay: float = 0.05
+    snapshots: tuple[int, ...] = (1, 5, 10, 20, 30)
+    likelihood: str = "gaussian"  # or "bernoulli"
+    sigma: float = 0.4  # of the Gaussian likelihood
+    beta: float = 1.0  # weight of the KL divergence in the loss (Higgins et al. 2017)
+
+    def __post_init__(self):
+        if self.likelihood not in ("gaussian", "bernoulli"):
+            raise ValueError(f"likelihood is {self.likelihood!r}: choose 'gaussian' or 'bernoulli'")
+
+
+class Run(NamedTuple):
+    """A finished training run."""
+
+    model: nn.Module  # in evaluation mode
+    history: pd.DataFrame  # one row per epoch: train_<term> and validation_<term>
+    snapshots: dict[int, dict[str, Tensor]]  # epoch -> weights, for load_state_dict
+    seconds: float  # that the training took when it was run
+
+
+# An objective maps (model, x, y, config, generator) to terms of shape (batch,); "loss" is minimised.
+Objective = Callable[[nn.Module, Tensor, Tensor, TrainConfig, torch.Generator], dict[str, Tensor]]
+
+
+def classification_objective(model, x, y, config, generator) -> dict[str, Tensor]:
+    """Cross entropy in nats, and whether the most probable digit is right (0 or 1). Moves training images a little."""
+    logits = model(random_affine(x, generator) if model.training else x).float()
+    correct = (logits.argmax(1) == y).float()
+    return {"loss": F.cross_entropy(logits, y, reduction="none"), "accuracy": correct}
+
+
+def vae_objective(model, x, y, config, generator) -> dict[str, Tensor]:
+    """-(log_likelihood - beta * kl_divergence), with one reparameterized sample of q(z|x) for each image.
+
+    Kingma and Welling 2014, equation 10. The elbo is reported with beta = 1, whatever beta trains with.
+    """
+    mu, logvar = model.encode(x)
+    z = reparameterize(mu, logvar, generator)
+    if config.likelihood == "gaussian":
+        log_likelihood = gaussian_log_likelihood(x, model.decode(z), config.sigma)
+    else:
+        log_likelihood = bernoulli_log_likelihood(x, model.decode_logits(z))
+    kl = kl_divergence(mu, logvar)
+    loss = config.beta * kl - log_likelihood
+    return {"loss": loss, "elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl_divergence": kl}
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    data: Data,
+    config: TrainConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    cache: Path | None = None,
+) -> Run:
+    """Train `model` on `data`, or take the same run from `cache`.
+
+    Same run: same initial weights, architecture, code, config, seed, data, torch and device.
+    Raises FloatingPointError when the loss stops being finite.
+    """
+    device = torch.device(device)
+    if cache is None:
+        record = train(model, objective, data, config, seed, device)
+    else:
+        key = run_key(model, objective, data, config, seed, device)
+        path = Path(cache) / f"{type(model).__name__.lower()}-{key[:24]}.pt"
+        record = cached(path, lambda: train(model, objective, data, config, seed, device))
+    model.load_state_dict(record["state"])
+    history = pd.DataFrame(record["history"]).set_index("epoch")
+    return Run(model.to(device).eval(), history, record["snapshots"], record["seconds"])
+
+
+def fit_classifier(data: Data, settings: Settings, seed: int | None = None) -> Run:
+    """The classifier of notebook 01, which the other notebooks judge pictures with."""
+    seed = settings.seed if seed is None else seed
+    config = settings.scaled(TrainConfig())
+    model = build(Classifier, seed=seed)
+    return fit(model, classification_objective, data, config, seed=seed, device=settings.device, cache=settings.cache)
+
+
+def fit_conv_vae(data: Data, settings: Settings) -> Run:
+    """The assignment's VAE, of notebook 02: convolutional, 200 latents, Gaussian likelihood."""
+    model = build(conv_vae, seed=settings.seed)
+    return fit_vae(model, data, VAEConfig(), settings)
+
+
+def fit_mlp_vae(data: Data, settings: Settings, beta: float = 3.0) -> Run:
+    """The fully connected VAE of notebook 02: 8 latents, cross entropy + beta * KL, a constant learning rate."""
+    config = VAEConfig(
+        epochs=100,
+        batch_size=32,
+        learning_rate=5e-4,
+        one_cycle=False,
+        weight_decay=0.0,
+        likelihood="bernoulli",
+        beta=beta,
+    )
+    return fit_vae(build(mlp_vae, seed=settings.seed), data, config, settings)
+
+
+def fit_vae(model: VAE, data: Data, config: VAEConfig, settings: Settings) -> Run:
+    """Train a VAE as `settings` say."""
+    config = settings.scaled(config)
+    return fit(model, vae_objective, data, config, seed=settings.seed, device=settings.device, cache=settings.cache)
+
+
+def run_key(model, objective, data, config, seed, device) -> str:
+    """Hash of all that a training run depends on."""
+    weights = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        weights.update(tensor.cpu().contiguous().numpy())
+    parts = {
+        "model": repr(model),
+        "weights": weights.hexdigest(),
+        "code": source_hash("train", objective.__name__, type(model).__name__),
+        "objective": bare_source(textwrap.dedent(inspect.getsource(objective))),
+        "data": data.fingerprint(),
+        "config": [type(config).__name__, asdict(config)],
+        "seed": seed,
+        "torch": [torch.__version__, str(device), torch.get_num_threads()],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def train(model, objective, data, config, seed, device) -> dict:
+    """The training loop behind `fit`: plain tensors, whole batches. Returns what `cached` can keep."""
+    start = time.perf_counter()
+    model, data = model.to(device, memory_format=torch.channels_last), data.to(device)
+    generator = make_generator(seed, device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    steps = math.ceil(len(data.train_x) / config.batch_size)
+    schedule = make_schedule(optimizer, config, steps)
+    history, snapshots = [], {}
+    epochs = tqdm(range(1, config.epochs + 1), desc=f"training {type(model).__name__}", unit="epoch", leave=False)
+    for epoch in epochs:
+        model.train()
+        order = torch.randperm(len(data.train_x), generator=generator, device=device)
+        for step, batch in enumerate(order.split(config.batch_size), 1):
+            with mixed_precision(device):
+                terms = objective(model, data.train_x[batch], data.train_y[batch], config, generator)
+            loss = terms["loss"].mean()
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} at epoch {epoch}, step {step}: "
+                    f"check the model's outputs, or lower learning_rate (now {config.learning_rate:g})"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        history.append({"epoch": epoch} | both_sides(model, objective, data, config))
+        epochs.set_postfix(validation_loss=f"{history[-1]['validation_loss']:.4g}")
+        if epoch in config.snapshots:
+            snapshots[epoch] = copy_weights(model)
+    seconds = time.perf_counter() - start
+    return {"state": copy_weights(model), "history": history, "snapshots": snapshots, "seconds": seconds}
+
+
+def make_schedule(optimizer, config: TrainConfig, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """One cycle (Smith and Topin 2018) over all steps, or a constant rate."""
+    if not config.one_cycle:
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=config.epochs * steps, pct_start=config.warm_up
+    )
+
+
+def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """bfloat16 matrix products and convolutions where the hardware multiplies them natively, else float32."""
+    native = {
+        "cuda": torch.cuda.is_bf16_supported,
+        "cpu": lambda: torch.cpu.get_capabilities().get("avx512_bf16", False),
+    }
+    return torch.autocast(device.type, torch.bfloat16, enabled=native.get(device.type, lambda: False)())
+
+
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's weights, copied to the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+
+def both_sides(model, objective, data: Data, config: TrainConfig, limit: int = 10_000) -> dict[str, float]:
+    """All terms in evaluation mode, averaged over (at most `limit`) training and validation images."""
+    with mixed_precision(data.train_x.device):
+        train_terms = evaluate(model, objective, data.train_x[:limit], data.train_y[:limit], config)
+        validation_terms = evaluate(model, objective, data.test_x, data.test_y, config)
+    return {f"train_{k}": float(v.mean()) for k, v in train_terms.items()} | {
+        f"validation_{k}": float(v.mean()) for k, v in validation_terms.items()
+    }
+
+
+@torch.no_grad()
+def evaluate(model, objective, x: Tensor, y: Tensor, config: TrainConfig, batch_size: int = 200) -> dict[str, Tensor]:
+    """The objective's terms for every image, each (len(x),), in evaluation mode, always with the same noise."""
+    model.eval()
+    generator = make_generator(0, x.device)
+    batches = [
+        objective(model, a, b, config, generator) for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)
+    ]
+    return {name: torch.cat([terms[name] for terms in batches]) for name in batches[0]}
+
+
+@torch.no_grad()
+def in_batches(function: Callable[[Tensor], Tensor | tuple[Tensor, ...]], x: Tensor, batch_size: int = 200):
+    """`function` over x (n, ...) in batches, without gradients, joined: memory stays bounded.
+
+    Returns what `function` does: one tensor, or a tuple of tensors, each of length n.
+    """
+    outputs = [function(batch) for batch in x.split(batch_size)]
+    if isinstance(outputs[0], Tensor):
+        return torch.cat(outputs)
+    return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------
+# Metrics: numbers for pictures
+# ---------------------------------------------------------------------------------------------
+
+
+def class_probabilities(classifier: nn.Module, x: Tensor) -> Tensor:
+    """The classifier's probability of each digit. (n, 1, 28, 28) -> (n, 10)."""
+    return in_batches(lambda batch: classifier(batch).softmax(1), x)
+
+
+def class_consistency(classifier: nn.Module, x_hat: Tensor, labels: Tensor) -> float:
+    """Share of reconstructions that the classifier reads as the digit they were made from, in [0, 1]."""
+    return (class_probabilities(classifier, x_hat).argmax(1) == labels).float().mean().item()
+
+
+def class_share(probabilities: Tensor) -> Tensor:
+    """Share of images that are read as each digit. Class probabilities (n, 10) -> (10,), sums to one."""
+    return torch.bincount(probabilities.argmax(1), minlength=10).double() / len(probabilities)
+
+
+def active_dimensions(mu: Tensor, threshold: float = 0.01) -> Tensor:
+    """Which latents move with the image: Var_x(E[z|x]) > threshold. mu (n, d) -> bool (d,).
+
+    Burda et al. 2016, "Importance weighted autoencoders", section 5.2.
+    """
+    return mu.var(0) > threshold
+
+
+def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
+    """Squared Fréchet distance of the Gaussians fitted to two sets of features, (n, d) and (m, d).
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) with covariances A and B: Heusel et al. 2017,
+    equation 6, there on Inception features. Raises ValueError when d differs or a set has fewer than two rows.
+    """
+    for name, features in (("features_a", features_a), ("features_b", features_b)):
+        if features.ndim != 2 or len(features) < 2 or features.shape[1] != features_a.shape[1]:
+            raise ValueError(f"{name} has shape {tuple(features.shape)}: give both (n, d), n >= 2 and the same d")
+    a, b = features_a.double().cpu(), features_b.double().cpu()
+    cov_a, cov_b = torch.atleast_2d(torch.cov(a.T)), torch.atleast_2d(torch.cov(b.T))  # (d, d)
+    # tr (A B)^(1/2) = tr (A^(1/2) B A^(1/2))^(1/2), and the latter is symmetric
+    values, vectors = torch.linalg.eigh(cov_a)
+    root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
+    mean_gap = (a.mean(0) - b.mean(0)).square().sum()
+    return max(0.0, float(mean_gap + cov_a.trace() + cov_b.trace() - 2 * cross))
+
+
+# ---------------------------------------------------------------------------------------------
+# Reporting: what a notebook claims, and the results it leaves
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Report:
+    """Checks, results and figures of one notebook."""
+
+    notebook: str
+    settings: Settings
+    data: Data
+    checks: list[dict] = field(default_factory=list)
+    results: list[dict] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self):
+        scale = "QUICK smoke run: numbers mean nothing" if self.settings.quick else "full scale"
+        print(
+            f"{self.notebook} · {self.data.name}: {len(self.data.train_x):,} training, "
+            f"{len(self.data.test_x):,} test images · seed {self.settings.seed} · {self.settings.device} · {scale}"
+        )
+        if self.data.name != "mnist":
+            note = "**This run is on scikit-learn's digits.** The prose of this notebook speaks of MNIST; "
+            display(Markdown(f"> {note}numbers, figures and checks are those of the digits. {self.data.note}"))
+
+    def check(self, claim: str, passed: bool, value: str = "", *, always: bool = False) -> None:
+        """Print the claim with ✓ and its value; raise AssertionError when it is false.
+
+        A QUICK run skips, visibly, what needs full training: all but what holds `always`.
+        """
+        skipped = self.settings.quick and not always
+        detail = f"  ({value})" if value else ""
+        if not skipped and not bool(passed):
+            raise AssertionError(f"✗ {claim}{detail}")
+        print(f"– skipped in a QUICK run: {claim}" if skipped else f"✓ {claim}{detail}")
+        self.checks.append({"claim": claim, "value": value, "passed": None if skipped else True})
+
+    def by_data(self, **values):
+        """The value for the dataset at hand: by_data(mnist=0.993, digits=0.95)."""
+        return values[self.data.name]
+
+    def result(self, name: str, value: float, unit: str = "", digits: int = 2) -> None:
+        """Keep a headline number for the results table and results.json."""
+        self.results.append({"result": name, "value": round(float(value), digits), "unit": unit})
+
+    def figure(self, figure: plt.Figure, name: str) -> None:
+        """Save `figure` as <notebook number>_<name>.png. It is shown by the notebook as usual."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+        write_whole(self.settings.output / f"{self.notebook[:2]}_{name}.png", buffer.getvalue())
+
+    def finish(self) -> pd.DataFrame:
+        """Write this notebook's part of results.json, and return its results as a table."""
+        path = self.settings.output / "results.json"
+        everything = json.loads(path.read_text()) if path.exists() else {}
+        everything[self.notebook] = {
+            "data": self.data.name,
+            "seed": self.settings.seed,
+            "quick": self.settings.quick,
+            "minutes": round((time.perf_counter() - self.started) / 60, 1),
+            "results": self.results,
+            "checks": self.checks,
+        }
+        write_whole(path, (json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
+        return pd.DataFrame(self.results).set_index("result")
+
+
+def show_source(*functions: Callable) -> None:
+    """Show the code of functions, from their single definition."""
+    display(Code("\n\n".join(inspect.getsource(function).rstrip() for function in functions), language="python"))
+
+
+# ---------------------------------------------------------------------------------------------
+# Figures
+# ---------------------------------------------------------------------------------------------
+
+
+def plot_history(
+    ax: plt.Axes, history: pd.DataFrame, term: str, label: str, sign: float = 1, log: bool = False
+) -> None:
+    """Training (solid) and validation (dashed) curves of one term against the epoch."""
+    ax.plot(history.index, sign * history[f"train_{term}"], color="C0", label="training")
+    ax.plot(history.index, sign * history[f"validation_{term}"], "--", color="C1", label="validation")
+    ax.set(xlabel="epoch", ylabel=label)
+    if log:
+        ax.set_yscale("log")
+        for axis_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.grid(alpha=0.3, which="both")
+    ax.legend()
+
+
+def tile(images: Tensor, columns: int, pad: int = 2) -> np.ndarray:
+    """Arrange images (n, 1, h, w) row by row in one picture with white gaps: 2-D array."""
+    images = F.pad(images.detach().cpu(), (0, pad, 0, pad), value=1.0)
+    blank = torch.ones(-len(images) % columns, *images.shape[1:])
+    grid = torch.cat([images, blank]).unflatten(0, (-1, columns))  # (rows, columns, 1, h, w)
+    picture = grid[:, :, 0].permute(0, 2, 1, 3).flatten(2).flatten(0, 1)  # (rows h, columns w)
+    return picture[:-pad, :-pad].numpy()
+
+
+def show_images(ax: plt.Axes, images: Tensor, columns: int, title: str = "") -> None:
+    """Draw images (n, 1, h, w) as a grid, black on the figure's white gaps."""
+    ax.imshow(tile(images, columns), cmap="gray", vmin=0, vmax=1)
+    ax.set_axis_off()
+    ax.set_title(title)
+
+
+def image_rows(rows: Mapping[str, Tensor], columns: Iterable[str] = (), scale: float = 0.75) -> plt.Figure:
+    """A figure with one labelled row of images (n, 1, h, w) per entry, and a label over each column."""
+    count = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(len(rows), 1, figsize=(scale * count + 1, scale * len(rows)), squeeze=False)
+    for ax, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
+        ax.imshow(tile(images, len(images)), cmap="gray", vmin=0, vmax=1)
+        ax.set_ylabel(label, rotation=0, ha="right", va="center")
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    step = images.shape[-1] + 2
+    axes[0, 0].set_xticks([step * i + images.shape[-1] / 2 for i, _ in enumerate(columns)], list(columns))
+    axes[0, 0].tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+    figure.subplots_adjust(hspace=0.06)
+    return figure

@@ -1,0 +1,108 @@
+"""Metrics and figures' arithmetic."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import helpers as h
+
+
+class Reader(nn.Module):
+    """A classifier whose answer is written in the first ten pixels."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, :10]
+
+
+def images_of(digits):
+    x = torch.zeros(len(digits), 1, 28, 28)
+    x.flatten(1)[torch.arange(len(digits)), digits] = 5.0
+    return x
+
+
+@settings(deadline=None, max_examples=30)
+@given(d=st.integers(1, 8), seed=st.integers(0, 100))
+def test_frechet_distance_against_scipy(d, seed):
+    generator = h.make_generator(seed)
+    a = torch.randn(50, d, generator=generator) @ torch.randn(d, d, generator=generator)
+    b = torch.randn(70, d, generator=generator) @ torch.randn(d, d, generator=generator) + 1
+    cov_a, cov_b = np.cov(a.double().T).reshape(d, d), np.cov(b.double().T).reshape(d, d)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    expected = (a.double().mean(0) - b.double().mean(0)).square().sum().item() + np.trace(cov_a + cov_b - 2 * root)
+    assert h.frechet_distance(a, b) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert h.frechet_distance(b, a) == pytest.approx(h.frechet_distance(a, b), rel=1e-6, abs=1e-8)
+    assert h.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_distance_of_a_shift_and_a_scaling():
+    a = torch.randn(1000, 3, generator=h.make_generator(0), dtype=torch.float64)
+    assert h.frechet_distance(a, a + torch.tensor([3.0, 4.0, 0.0])) == pytest.approx(25)
+    expected = sum((2 - 1) ** 2 * variance for variance in np.diag(np.cov(a.T)))
+    assert h.frechet_distance(a, 2 * a) == pytest.approx(expected + a.mean(0).square().sum().item())
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "name"),
+    [((5,), (5, 2), "features_a"), ((5, 2), (5, 3), "features_b"), ((5, 2), (1, 2), "features_b")],
+)
+def test_frechet_distance_refuses_what_has_no_covariance(a, b, name):
+    with pytest.raises(ValueError, match=rf"{name} has shape .*give both \(n, d\), n >= 2 and the same d"):
+        h.frechet_distance(torch.zeros(a), torch.zeros(b))
+
+
+def test_class_consistency_and_share():
+    x = images_of([0, 1, 2, 2, 9])
+    assert h.class_consistency(Reader(), x, torch.tensor([0, 1, 2, 3, 9])) == pytest.approx(0.8)
+    probabilities = h.class_probabilities(Reader(), x)
+    share = h.class_share(probabilities)
+    expected = torch.tensor([0.2, 0.2, 0.4, 0, 0, 0, 0, 0, 0, 0.2], dtype=torch.float64)
+    torch.testing.assert_close(share, expected)
+    torch.testing.assert_close(probabilities, x.flatten(1)[:, :10].softmax(1))
+
+
+def test_active_dimensions():
+    generator = h.make_generator(0)
+    mu = torch.randn(5000, 3, generator=generator) * torch.tensor([1.0, 0.05, 0.2]) + torch.tensor([0.0, 7.0, 0.0])
+    assert h.active_dimensions(mu).tolist() == [True, False, True]
+
+
+@given(n=st.integers(1, 25), batch_size=st.integers(1, 30))
+def test_in_batches_is_the_function_itself(n, batch_size):
+    x = torch.arange(3.0 * n).view(n, 3)
+    assert torch.equal(h.in_batches(lambda b: 2 * b, x, batch_size), 2 * x)
+    first, second = h.in_batches(lambda b: (b, b.sum(1)), x, batch_size)
+    assert torch.equal(first, x)
+    assert torch.equal(second, x.sum(1))
+
+
+def test_in_batches_keeps_no_gradients():
+    assert not h.in_batches(nn.Linear(3, 1), torch.ones(4, 3)).requires_grad
+
+
+@given(n=st.integers(1, 12), columns=st.integers(1, 5))
+def test_tile_puts_images_in_reading_order(n, columns):
+    x = torch.arange(1.0, n + 1).view(n, 1, 1, 1).expand(n, 1, 4, 3) / 100
+    picture = h.tile(x, columns)
+    rows = -(-n // columns)
+    assert picture.shape == (rows * 6 - 2, columns * 5 - 2)
+    for i in range(n):
+        row, column = divmod(i, columns)
+        assert picture[row * 6, column * 5] == pytest.approx((i + 1) / 100)
+
+
+def test_figures(data):
+    figure = h.image_rows({"a": data.test_x[:4], "b": data.train_x[:4]}, columns="wxyz")
+    assert [ax.get_ylabel() for ax in figure.axes] == ["a", "b"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == list("wxyz")
+    history = h.pd.DataFrame({"epoch": [1, 2], "train_loss": [3.0, 2.0], "validation_loss": [4.0, 3.0]})
+    ax = h.plt.figure().add_subplot()
+    h.plot_history(ax, history.set_index("epoch"), "loss", "loss (nats)", sign=-1)
+    assert [list(line.get_ydata()) for line in ax.lines] == [[-3, -2], [-4, -3]]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "loss (nats)")
+    h.show_images(ax, data.test_x[:5], columns=2, title="five")
+    assert ax.get_title() == "five"
+    h.plt.close("all")

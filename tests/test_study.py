@@ -1,0 +1,125 @@
+"""Executing, stamping and publishing notebooks, and noticing that a stored one no longer fits."""
+
+import re
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+import helpers as h
+import study
+
+SETUP = """import sys
+sys.path.insert(0, PROJECT)
+import helpers as h
+settings = h.Settings.from_environment()
+data = h.load_data("digits", per_class=5)
+report = h.Report("09_small", settings, data)"""
+
+BODY = """from tqdm import tqdm
+for _ in tqdm(range(3), leave=False):
+    pass
+report.check("two is two", 2 == 2)
+report.result("answer", 42, "nats")
+report.finish()"""
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A small notebook, and a project folder of its own to write to."""
+    cells = [
+        new_markdown_cell(
+            "# Small\n\nA formula, $\\mathrm{KL}(q\\,\\|\\,p) \\ge 0$, and\n\n$$\\frac{1}{2}\\sum_i z_i^2$$"
+        ),
+        new_code_cell(SETUP.replace("PROJECT", repr(str(h.PROJECT)))),
+        new_code_cell(BODY),
+    ]
+    path = tmp_path / "09_small.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "figures"))
+    monkeypatch.setenv("QUICK", "0")
+    monkeypatch.setenv("SEED", "0")
+    monkeypatch.setattr(h, "PROJECT", tmp_path)
+    return path
+
+
+def test_run_writes_the_report_and_changes_no_notebook(small, capsys):
+    before = small.read_bytes()
+    study.run([small])
+    assert small.read_bytes() == before
+    out = capsys.readouterr().out
+    assert "answer  42 nats" in out
+    assert "1 checks passed" in out
+    assert "index.html" in out
+    page = (small.parent / "report" / "09_small.html").read_text()
+    assert "✓ two is two" in page
+    index = (small.parent / "report" / "index.html").read_text()
+    assert 'href="09_small.html"' in index
+    assert "42 nats" in index
+
+
+def test_pages_need_no_network(small):
+    study.run([small])
+    page = (small.parent / "report" / "09_small.html").read_text()
+    assert "<script src=" not in page
+    assert "$" not in re.sub(r"<(script|style).*?</\1>", "", page, flags=re.S)
+    assert page.count("<math") == 2
+    assert 'display="block"' in page
+
+
+def test_refresh_stores_outputs_and_a_stamp_without_progress_bars(small, capfd):
+    study.refresh([small])
+    notebook = nbformat.read(small, as_version=4)
+    stamp = notebook.metadata["latent_digits"]
+    assert (stamp["data"], stamp["seed"], stamp["quick"]) == ("digits", 0, False)
+    assert stamp["versions"]["torch"] == study.versions()["torch"]
+    assert "+" not in stamp["versions"]["torch"]
+    text = "".join(output.get("text", "") for cell in notebook.cells[1:] for output in cell.outputs)
+    assert "✓ two is two" in text
+    assert "%|" not in text
+    assert "100%" in capfd.readouterr().err
+
+
+def test_a_failing_cell_leaves_the_stored_notebook_as_it_was(small):
+    notebook = nbformat.read(small, as_version=4)
+    notebook.cells[2].source = 'report.check("two is three", 2 == 3)'
+    nbformat.write(notebook, small)
+    before = small.read_bytes()
+    with pytest.raises(Exception, match="✗ two is three"):
+        study.refresh([small])
+    assert small.read_bytes() == before
+
+
+def refreshed(path):
+    study.refresh([path])
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["latent_digits"]["data"] = "mnist"
+    assert study.stale(notebook) == []
+    return notebook
+
+
+def test_a_stamp_notices_every_change(small, monkeypatch):
+    notebook = refreshed(small)
+    notebook.cells[0].source = "Prose may change."
+    assert study.stale(notebook) == []
+    for key, value in (("data", "digits"), ("seed", 3), ("quick", True)):
+        changed = nbformat.from_dict(notebook)
+        changed.metadata["latent_digits"] = notebook.metadata["latent_digits"] | {key: value}
+        assert any("not executed at full scale" in reason for reason in study.stale(changed))
+    monkeypatch.setattr(study, "versions", lambda: dict.fromkeys(study.VERSIONED, "0.1"))
+    assert any("torch 2" in reason for reason in study.stale(notebook))
+
+
+def test_a_stamp_notices_changed_cells_and_helpers(small, monkeypatch):
+    notebook, source = refreshed(small), h.SOURCE
+    monkeypatch.setattr(h, "SOURCE", source.replace("def frechet_distance(", "def frechet_distance(ignored, "))
+    assert study.stale(notebook) == []  # the notebook never reaches it
+    monkeypatch.setattr(h, "SOURCE", source.replace("round(float(value), digits)", "round(-float(value), digits)"))
+    assert any("helpers.py behind it" in reason for reason in study.stale(notebook))
+    monkeypatch.setattr(h, "SOURCE", source)
+    notebook.cells[2].source += "\n1 + 1"
+    assert any("its code" in reason for reason in study.stale(notebook))
+
+
+def test_a_notebook_without_a_stamp_is_stale(small):
+    assert study.stale(nbformat.read(small, as_version=4)) == ["it has never been executed by `make refresh`"]

@@ -1,0 +1,317 @@
+"""Networks, the training loop and its cache."""
+
+import ast
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import helpers as h
+
+TINY = h.TrainConfig(epochs=2, batch_size=50, snapshots=(1, 2))
+TINY_VAE = h.VAEConfig(epochs=3, batch_size=50, snapshots=(1, 3))
+
+
+def small_vae():
+    return h.mlp_vae(latent_size=4, hidden=(32,))
+
+
+def fit_small(data, config=TINY_VAE, seed=0, cache=None, objective=h.vae_objective):
+    return h.fit(h.build(small_vae, seed=seed), objective, data, config, seed=seed, cache=cache)
+
+
+def test_network_shapes():
+    x = torch.rand(5, 1, 28, 28)
+    classifier = h.Classifier()
+    assert classifier.features(x).shape == (5, 128)
+    assert classifier(x).shape == (5, 10)
+    for vae, latents in ((h.conv_vae(), 200), (h.conv_vae(16), 16), (h.mlp_vae(), 8)):
+        mu, logvar = vae.encode(x)
+        assert mu.shape == logvar.shape == (5, latents)
+        x_hat = vae.decode(mu)
+        assert x_hat.shape == x.shape
+        assert x_hat.min() >= 0
+        assert x_hat.max() <= 1
+        torch.testing.assert_close(vae.eval().reconstruct(x), vae.decode(vae.encode(x)[0]))
+        torch.testing.assert_close(vae.decode(mu), torch.sigmoid(vae.decode_logits(mu)))
+
+
+def test_mlp_vae_has_the_layers_of_the_source():
+    vae = h.mlp_vae()
+    sizes = [(layer.in_features, layer.out_features) for layer in vae.modules() if isinstance(layer, nn.Linear)]
+    encoder, decoder = [(784, 392), (392, 196), (196, 98), (98, 16)], [(8, 98), (98, 196), (196, 392), (392, 784)]
+    assert sizes == encoder + decoder
+
+
+def test_build_is_set_by_its_seed_and_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, again, other = (h.build(small_vae, seed=s).state_dict() for s in (0, 0, 1))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not torch.equal(first["encoder.1.weight"], other["encoder.1.weight"])
+
+
+def test_vae_objective_terms(data, generator):
+    model, x, y = h.build(small_vae, seed=0).eval(), data.train_x[:7], data.train_y[:7]
+    config = replace(TINY_VAE, beta=3.0)
+    terms = h.vae_objective(model, x, y, config, h.make_generator(0))
+    mu, logvar = model.encode(x)
+    z = h.reparameterize(mu, logvar, h.make_generator(0))
+    log_likelihood = h.gaussian_log_likelihood(x, model.decode(z), 0.4)
+    torch.testing.assert_close(terms["log_likelihood"], log_likelihood)
+    torch.testing.assert_close(terms["kl_divergence"], h.kl_divergence(mu, logvar))
+    torch.testing.assert_close(terms["elbo"], log_likelihood - h.kl_divergence(mu, logvar))
+    torch.testing.assert_close(terms["loss"], 3 * h.kl_divergence(mu, logvar) - log_likelihood)
+    assert {t.shape for t in terms.values()} == {(7,)}
+    bernoulli = h.vae_objective(model, x, y, replace(config, likelihood="bernoulli"), h.make_generator(0))
+    torch.testing.assert_close(bernoulli["log_likelihood"], h.bernoulli_log_likelihood(x, model.decode_logits(z)))
+
+
+def test_an_unknown_likelihood_is_refused():
+    with pytest.raises(ValueError, match="likelihood is 'laplace': choose 'gaussian' or 'bernoulli'"):
+        h.VAEConfig(likelihood="laplace")
+
+
+def test_classification_objective_counts_and_scores(data, generator):
+    model = h.Classifier(width=4).eval()
+    terms = h.classification_objective(model, data.train_x, data.train_y, TINY, generator)
+    logits = model(data.train_x)
+    expected = -logits.log_softmax(1)[torch.arange(len(logits)), data.train_y]
+    torch.testing.assert_close(terms["loss"], expected)
+    assert terms["accuracy"].mean().item() == pytest.approx((logits.argmax(1) == data.train_y).float().mean().item())
+
+
+def test_the_vae_learns(data):
+    untrained = h.evaluate(h.build(small_vae, seed=0), h.vae_objective, data.test_x, data.test_y, TINY_VAE)
+    run = fit_small(data, replace(TINY_VAE, epochs=25, learning_rate=5e-3))
+    final = h.evaluate(run.model, h.vae_objective, data.test_x, data.test_y, TINY_VAE)
+    # the best constant image: what a decoder that ignores z can reach
+    constant = h.gaussian_log_likelihood(data.test_x, data.train_x.mean(0).expand_as(data.test_x), 0.4).mean()
+    assert final["elbo"].mean() > constant + 5 > untrained["elbo"].mean()
+    assert run.history["validation_elbo"].iloc[-1] == pytest.approx(final["elbo"].mean().item(), abs=2)
+
+
+def test_the_classifier_learns(data):
+    config = h.TrainConfig(epochs=6, batch_size=40)
+    run = h.fit(h.build(h.Classifier, 8, 32, seed=0), h.classification_objective, data, config)
+    assert run.history["validation_accuracy"].iloc[-1] > 0.7
+    assert run.history["train_loss"].iloc[-1] < run.history["train_loss"].iloc[0]
+
+
+def test_history_and_snapshots(data):
+    run = fit_small(data)
+    assert list(run.history.index) == [1, 2, 3]
+    terms = ["loss", "elbo", "log_likelihood", "kl_divergence"]
+    assert set(run.history) == {f"{side}_{term}" for side in ("train", "validation") for term in terms}
+    assert list(run.snapshots) == [1, 3]
+    assert all(torch.equal(run.snapshots[3][k], v) for k, v in run.model.state_dict().items())
+    assert not torch.equal(run.snapshots[1]["encoder.1.weight"], run.snapshots[3]["encoder.1.weight"])
+    assert not run.model.training
+    assert run.seconds > 0
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(data):
+    first, again = fit_small(data), fit_small(data)
+    assert first.history.equals(again.history)
+    other = h.fit(h.build(small_vae, seed=0), h.vae_objective, data, TINY_VAE, seed=1)
+    assert not first.history.equals(other.history)
+
+
+def test_evaluation_does_not_depend_on_batches_or_leave_training_noise(data):
+    model = h.build(h.Classifier, 4, seed=0)
+    whole = h.evaluate(model, h.classification_objective, data.test_x, data.test_y, TINY, batch_size=1000)
+    parts = h.evaluate(model, h.classification_objective, data.test_x, data.test_y, TINY, batch_size=7)
+    torch.testing.assert_close(whole["loss"], parts["loss"])
+    assert len(whole["loss"]) == len(data.test_x)
+
+
+def test_a_loss_that_is_not_finite_stops_training(data):
+    def objective(model, x, y, config, generator):
+        terms = h.vae_objective(model, x, y, config, generator)
+        objective.steps += 1
+        return terms | {"loss": terms["loss"] * (float("nan") if objective.steps == 3 else 1)}
+
+    objective.steps = 0
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at epoch 1, step 3: .*learning_rate \(now 0.0015\)"):
+        fit_small(data, objective=objective)
+
+
+def test_one_cycle_ends_low_and_a_constant_rate_stays(data):
+    for one_cycle in (True, False):
+        optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-2)
+        schedule = h.make_schedule(optimizer, replace(TINY, one_cycle=one_cycle, learning_rate=1e-2), steps=10)
+        rates = []
+        for _ in range(20):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        if one_cycle:
+            assert max(rates) == pytest.approx(1e-2)
+            assert rates[-1] < 1e-5
+        else:
+            assert set(rates) == {1e-2}
+
+
+def test_smoke_variant():
+    assert h.VAEConfig().smoke() == replace(h.VAEConfig(), epochs=2, snapshots=(1, 2))
+    assert h.TrainConfig().smoke().snapshots == ()
+
+
+# --- the cache ---
+
+
+def count_training(monkeypatch):
+    calls = []
+    original = h.train
+    monkeypatch.setattr(h, "train", lambda *args: calls.append(1) or original(*args))
+    return calls
+
+
+def test_a_cached_run_is_the_same_run(data, tmp_path, monkeypatch):
+    calls = count_training(monkeypatch)
+    first, again = fit_small(data, cache=tmp_path), fit_small(data, cache=tmp_path)
+    assert len(calls) == 1
+    assert first.history.equals(again.history)
+    assert first.seconds == again.seconds
+    assert list(first.snapshots) == list(again.snapshots)
+    assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in first.model.state_dict().items())
+
+
+def other_objective(model, x, y, config, generator):
+    return h.vae_objective(model, x, y, config, generator)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": replace(TINY_VAE, sigma=0.5)},
+        {"config": replace(TINY_VAE, epochs=2)},
+        {"seed": 1},
+        {"objective": other_objective},
+        {"data": h.load_data("digits", per_class=40, seed=3)},
+    ],
+    ids=["setting", "epochs", "seed", "objective", "data"],
+)
+def test_any_change_trains_anew(data, tmp_path, monkeypatch, change):
+    calls = count_training(monkeypatch)
+    fit_small(data, cache=tmp_path)
+    fit_small(**({"data": data, "cache": tmp_path} | change))
+    assert len(calls) == 2
+
+
+def test_changed_code_trains_anew(data, tmp_path, monkeypatch):
+    calls = count_training(monkeypatch)
+    fit_small(data, cache=tmp_path)
+    monkeypatch.setattr(h, "source_hash", lambda *names: "changed")
+    fit_small(data, cache=tmp_path)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-10], lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], lambda b: b""]
+)
+def test_a_damaged_cache_is_noticed_and_rebuilt(tmp_path, damage):
+    path = tmp_path / "kept.pt"
+    expected = h.cached(path, lambda: {"weights": torch.arange(1000.0)})["weights"]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match="is damaged and is computed again"):
+        found = h.cached(path, lambda: {"weights": torch.arange(1000.0)})["weights"]
+    assert torch.equal(found, expected)
+    assert torch.equal(h.cached(path, lambda: pytest.fail("it was not kept"))["weights"], expected)
+
+
+def test_a_full_disk_costs_the_cache_but_not_the_result(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(h.os, "fsync", full)
+    with pytest.warns(UserWarning, match=r"could not be written .*No space left"):
+        result = h.cached(tmp_path / "kept.pt", lambda: {"value": 1})
+    assert result == {"value": 1}
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, sys, helpers as h
+h.os.replace = lambda *_: os.kill(os.getpid(), 9)
+h.cached(h.Path(sys.argv[1]) / "kept.pt", lambda: {"value": 1})
+"""
+
+
+def test_a_killed_write_leaves_nothing_that_is_believed(tmp_path):
+    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=h.PROJECT, check=False)
+    assert process.returncode == -9
+    assert not (tmp_path / "kept.pt").exists()
+    assert h.cached(tmp_path / "kept.pt", lambda: {"value": 2}) == {"value": 2}
+
+
+def test_cache_files_cannot_run_code(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (print, ("code from a cache file ran",))
+
+    path = tmp_path / "kept.pt"
+    h.cached(path, lambda: {"value": Harmful()})
+    with pytest.raises(pickle.UnpicklingError, match=r"weights_only|Weights only"):
+        h.cached(path, dict)
+
+
+def test_write_whole_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "file"
+    h.write_whole(path, b"old")
+    monkeypatch.setattr(h.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(OSError, match="no space"):
+        h.write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+# --- what the hash of code sees ---
+
+
+def test_bare_source_drops_comments_and_docstrings_only():
+    with_text = 'def f(x):\n    """Say."""\n    # why\n\n    return "#" + x  # what\n'
+    without = 'def f(x):\n    return "#" + x\n'
+    assert h.bare_source(with_text) == h.bare_source(without) == without.rstrip()
+    assert h.bare_source('class A(Exception):\n    """Only this."""\n') == "class A(Exception):\n    pass"
+
+
+def edited_hash(monkeypatch, names, old, new):
+    """source_hash of `names` with one edit to helpers.py."""
+    assert old in h.SOURCE
+    monkeypatch.setattr(h, "SOURCE", h.SOURCE.replace(old, new))
+    return h.source_hash(*names)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("logvar)", "logvar )", True),  # kl_per_dimension, reached through vae_objective
+        ("\n\ndef frechet_distance", "\n\nCONSTANT = 3\n\n\ndef frechet_distance", False),
+        ('"""z = mu', '"""Z = mu', False),
+        (
+            "torch.bincount(probabilities",
+            "torch.bincount(1 * probabilities",
+            False,
+        ),  # class_share, which training never reaches
+        ("class TrainConfig:", "class TrainConfig(object):", True),
+    ],
+)
+def test_source_hash_sees_the_code_that_is_reached(monkeypatch, old, new, changes):
+    names = ("train", "vae_objective", "VAE", "VAEConfig")
+    before = h.source_hash(*names)
+    assert (edited_hash(monkeypatch, names, old, new) != before) == changes
+
+
+def test_importing_helpers_does_nothing():
+    tree = ast.parse(h.SOURCE)
+    allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.Expr)
+    for node in tree.body:
+        assert isinstance(node, allowed), ast.unparse(node)
+        assert not isinstance(node, ast.Expr) or isinstance(node.value, ast.Constant), ast.unparse(node)
