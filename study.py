@@ -121,7 +121,7 @@ class PageExporter(HTMLExporter):
     def page(self, notebook: NotebookNode) -> str:
         """The page, without the links to scripts on other servers that the template brings."""
         html, _ = self.from_notebook_node(notebook)
-        return re.sub(r'<script src="[^"]*"></script>', "", html)
+        return re.sub(r'<script src="[^"]*">\s*</script>', "", html)
 
 
 def results_table(entry: dict) -> str:

@@ -1,0 +1,109 @@
+"""The stored notebooks: executed in order, fresh, without errors, with all their figures."""
+
+import json
+import re
+import statistics
+
+import nbformat
+import pytest
+
+import helpers as h
+import study
+
+PATHS = sorted((h.PROJECT / "notebooks").glob("*.ipynb"))
+RESULTS = json.loads((h.PROJECT / "figures" / "results.json").read_text())
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(output):
+    """All text of an output: streams, and every textual representation of a result."""
+    data = output.get("data", {})
+    return output.get("text", "") + "".join(v for k, v in data.items() if k.startswith("text/"))
+
+
+def test_the_three_chapters_are_there():
+    names = {path.stem for path in PATHS}
+    assert {"01_supervised_cnn", "02_amortized_vae", "04_sampling"} <= names
+
+
+def test_the_stamp_fits(notebook):
+    assert study.stale(notebook) == [], "execute it again with `make refresh`"
+
+
+def test_cells_were_run_once_in_order(notebook):
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_outputs_have_no_error_warning_or_progress_bar(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", text_of(output)
+            assert not re.search(r"Warning|Traceback|\d%\|", text_of(output))
+
+
+def test_outputs_name_no_folder_of_a_machine(notebook):
+    text = "".join(text_of(output) for cell in code_cells(notebook) for output in cell.outputs)
+    assert not re.search(r"(?<![\w.:])/(home|root|tmp|Users|usr|work|mnt|private)/|[A-Z]:\\\\", text)
+
+
+def test_every_check_passed_in_the_stored_output(notebook, path):
+    text = "".join(text_of(output) for cell in code_cells(notebook) for output in cell.outputs)
+    claims = RESULTS[path.stem]["checks"]
+    assert len(claims) >= 8
+    for claim in claims:
+        assert claim["passed"] is True
+        assert f"✓ {claim['claim']}" in text
+
+
+def test_every_figure_is_stored(notebook, path):
+    names = re.findall(r"report\.figure\(\w+, \"(\w+)\"\)", "\n".join(c.source for c in code_cells(notebook)))
+    assert len(names) == len(set(names)) >= 4
+    for name in names:
+        image = h.PROJECT / "figures" / f"{path.stem[:2]}_{name}.png"
+        assert image.read_bytes().startswith(b"\x89PNG"), image
+    shown = sum("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs)
+    assert shown == len(names)
+
+
+def test_no_figure_is_left_over():
+    sources = {path.stem[:2]: path.read_text() for path in PATHS}
+    for image in (h.PROJECT / "figures").glob("*.png"):
+        number, name = image.stem.split("_", 1)
+        assert f'\\"{name}\\"' in sources[number], f"{image.name} is made by no notebook"
+
+
+def test_rhythm(notebook, path):
+    """Title, questions and time; one set-up cell; short cells; results, limits, exercises and a link."""
+    first, last = notebook.cells[0].source, notebook.cells[-1].source
+    assert first.startswith(f"# {path.stem[:2]} · ")
+    assert "**Questions.**" in first
+    assert "**Time.**" in first
+    assert "h.Settings.from_environment()" in code_cells(notebook)[0].source
+    assert statistics.median(len(cell.source.splitlines()) for cell in code_cells(notebook)) <= 12
+    assert "report.finish()" in code_cells(notebook)[-1].source
+    for part in ("**Limits.**", "**Exercises.**"):
+        assert part in last
+    for link in re.findall(r"\]\(([^)]+)\)", last):
+        assert (path.parent / link).exists(), link
+
+
+def test_some_outputs_are_compared(notebook):
+    marked = [cell for cell in code_cells(notebook) if cell.source.startswith("# NBVAL_CHECK_OUTPUT\n")]
+    assert marked
+    assert all(cell.outputs for cell in marked)
+    assert all("NBVAL" not in cell.source for cell in code_cells(notebook) if cell not in marked)
