@@ -10,14 +10,13 @@ run: .venv/installed     ## execute every notebook and write the report; no comm
 test: .venv/installed    ## lint, unit tests, and every notebook re-executed with nbval
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pytest tests
-	$(BIN)/pytest --nbval-lax -v --tb=short $(NOTEBOOKS)
+	OUTPUT=report/test $(BIN)/pytest --nbval-lax --nbval-cell-timeout=36000 -v --tb=short $(NOTEBOOKS)
 
 lab: .venv/installed     ## explore in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 refresh: .venv/installed ## execute in place, from nothing: the stored outputs and figures/
-	rm -rf .cache/refresh
-	OUTPUT=figures CACHE=.cache/refresh $(BIN)/python study.py refresh $(NOTEBOOKS)
+	$(BIN)/python study.py refresh $(NOTEBOOKS)
 
 lint: .venv/installed    ## tidy code and notebooks
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -7,9 +7,11 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -26,15 +28,17 @@ VERSIONED = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pan
 
 
 class Client(NotebookClient):
-    """Executes a notebook; what its cells write to stderr (progress bars, warnings) goes to the terminal."""
+    """Executes a notebook; progress bars go to the terminal instead of into it."""
 
     def output(self, outs, msg, display_id, cell_index):
-        """Pass progress on and keep it out of the notebook; everything else is stored as usual."""
+        """Take the bars out of stderr; everything else, warnings too, is stored as usual."""
         content = msg["content"]
         if msg["msg_type"] == "stream" and content["name"] == "stderr" and "\r" in content["text"]:
             sys.stderr.write(content["text"])
             sys.stderr.flush()
-            return None
+            content["text"] = re.sub(r"[^\r\n]*\d%\|[^\]\r\n]*\]|\r *", "", content["text"])
+            if not content["text"].strip():
+                return None
         return super().output(outs, msg, display_id, cell_index)
 
 
@@ -181,14 +185,20 @@ def run(paths: list[Path]) -> None:
 
 
 def refresh(paths: list[Path]) -> None:
-    """Execute the notebooks in place: outputs, stamp, figures and results. A notebook that fails is left as it was."""
-    settings = h.Settings.from_environment()
-    for path in paths:
-        notebook = execute(path)
-        entry = json.loads((settings.output / "results.json").read_text())[path.stem]
-        stamp(notebook, entry)
-        h.write_whole(path, nbformat.writes(notebook).encode() + b"\n")
-        print(f"\n{path.stem}\n{results_table(entry)}\n")
+    """Execute the notebooks in place, with no model trained before: outputs, stamp, figures/ and its results.json.
+
+    A notebook that fails is left as it was, and so are its figures.
+    """
+    with tempfile.TemporaryDirectory() as cold:
+        os.environ.setdefault("OUTPUT", "figures")
+        os.environ.setdefault("CACHE", cold)
+        settings = h.Settings.from_environment()
+        for path in paths:
+            notebook = execute(path)
+            entry = json.loads((settings.output / "results.json").read_text())[path.stem]
+            stamp(notebook, entry)
+            h.write_whole(path, nbformat.writes(notebook).encode() + b"\n")
+            print(f"\n{path.stem}\n{results_table(entry)}\n")
 
 
 def main() -> None:

@@ -63,13 +63,15 @@ def test_without_mnist_auto_announces_the_digits_and_mnist_fails(tiny_mnist, cap
 
 
 class Mirror(http.server.BaseHTTPRequestHandler):
-    """Answers with `content`; under /trickle a byte at a time; under /missing not at all."""
+    """Answers with `content`; under /trickle a byte at a time; under /missing and /nonsense not at all."""
 
     content = b""
 
     def do_GET(self):
         if self.path.startswith("/missing"):
             return self.send_error(404)
+        if self.path.startswith("/nonsense"):
+            return self.wfile.write(b"this is not HTTP\r\n\r\n")
         self.send_response(200)
         self.end_headers()
         if not self.path.startswith("/trickle"):
@@ -94,7 +96,7 @@ def mirror():
 
 def test_download_takes_the_first_mirror_that_delivers(mirror):
     Mirror.content = b"digits" * 50_000
-    urls = [f"{mirror}/missing", f"{mirror}/there"]
+    urls = [f"{mirror}/missing", f"{mirror}/nonsense", f"{mirror}/there"]
     md5 = hashlib.md5(Mirror.content).hexdigest()
     assert h.download(urls, md5, time.monotonic() + 10) == Mirror.content
 

@@ -83,11 +83,14 @@ def test_results_of_all_notebooks_share_one_file(settings, data):
     assert stored["08_test"]["checks"] == [{"claim": "yes", "value": "", "passed": True}]
 
 
-def test_figures_are_saved_under_the_notebooks_number(report):
+def test_figures_are_saved_under_the_notebooks_number_when_all_went_well(report):
     figure = h.plt.figure()
     report.figure(figure, "curves")
-    assert (report.settings.output / "07_curves.png").read_bytes().startswith(b"\x89PNG")
     h.plt.close(figure)
+    report.result("answer", 42)
+    assert not report.settings.output.exists()
+    report.finish()
+    assert (report.settings.output / "07_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_by_data(report):

@@ -37,6 +37,7 @@ def small(tmp_path, monkeypatch):
     path = tmp_path / "09_small.ipynb"
     nbformat.write(new_notebook(cells=cells), path)
     monkeypatch.setenv("OUTPUT", str(tmp_path / "figures"))
+    monkeypatch.setenv("CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("QUICK", "0")
     monkeypatch.setenv("SEED", "0")
     monkeypatch.setattr(h, "PROJECT", tmp_path)
@@ -78,6 +79,17 @@ def test_refresh_stores_outputs_and_a_stamp_without_progress_bars(small, capfd):
     assert "✓ two is two" in text
     assert "%|" not in text
     assert "100%" in capfd.readouterr().err
+
+
+def test_a_warning_beside_a_progress_bar_is_not_lost(small):
+    notebook = nbformat.read(small, as_version=4)
+    notebook.cells[2].source = "import warnings\n" + BODY.replace("pass", "warnings.warn('watch out')", 1)
+    nbformat.write(notebook, small)
+    study.refresh([small])
+    outputs = nbformat.read(small, as_version=4).cells[2].outputs
+    stored = "".join(output.get("text", "") for output in outputs if output.get("name") == "stderr")
+    assert "watch out" in stored
+    assert "%|" not in stored
 
 
 def test_a_failing_cell_leaves_the_stored_notebook_as_it_was(small):
