@@ -38,6 +38,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from IPython.display import Code, Markdown, display
+from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -925,7 +926,6 @@ class Report:
     checks: list[dict] = field(default_factory=list)
     results: list[dict] = field(default_factory=list)
     figures: dict[str, bytes] = field(default_factory=dict)
-    started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self):
         scale = "QUICK smoke run: numbers mean nothing" if self.settings.quick else "full scale"
@@ -976,7 +976,6 @@ class Report:
             "data": self.data.name,
             "seed": self.settings.seed,
             "quick": self.settings.quick,
-            "minutes": round((time.perf_counter() - self.started) / 60, 1),
             "results": self.results,
             "checks": self.checks,
         }
@@ -1004,9 +1003,10 @@ def plot_history(
     ax.set(xlabel="epoch", ylabel=label)
     if log:
         ax.set_yscale("log")
-        for axis_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-            axis_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.grid(alpha=0.3, which="both")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.grid(alpha=0.3)
     ax.legend()
 
 

@@ -150,7 +150,7 @@ def index_page(results: dict, names: list[str]) -> str:
         scale = "QUICK smoke run" if entry["quick"] else "full scale"
         parts.append(
             f'<section><h2><a href="{name}.html">{name}</a></h2>'
-            f"<p>{entry['data']}, seed {entry['seed']}, {scale}, {entry['minutes']} min</p>"
+            f"<p>{entry['data']}, seed {entry['seed']}, {scale}</p>"
             f"<table>{rows}</table>"
             f"<details><summary>{len(entry['checks'])} checks</summary><ul>{checks}</ul></details></section>"
         )

@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import hypothesis
 import matplotlib
 import numpy as np
 import pytest
@@ -7,6 +8,9 @@ import torch
 
 import helpers as h
 
+# the machine may be busy: how long an example takes says nothing about whether it is right
+hypothesis.settings.register_profile("unhurried", deadline=None, max_examples=30)
+hypothesis.settings.load_profile("unhurried")
 matplotlib.use("Agg")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -24,7 +24,6 @@ def images_of(digits):
     return x
 
 
-@settings(deadline=None, max_examples=30)
 @given(d=st.integers(1, 8), seed=st.integers(0, 100))
 def test_frechet_distance_against_scipy(d, seed):
     generator = h.make_generator(seed)

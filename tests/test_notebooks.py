@@ -53,7 +53,8 @@ def test_outputs_have_no_error_warning_or_progress_bar(notebook):
         for output in cell.outputs:
             assert output.output_type != "error"
             assert output.get("name") != "stderr", text_of(output)
-            assert not re.search(r"Warning|Traceback|\d%\|", text_of(output))
+            plain = output.get("text", "") + output.get("data", {}).get("text/plain", "")
+            assert not re.search(r"Warning|Traceback|\d%\|", plain)
 
 
 def test_outputs_name_no_folder_of_a_machine(notebook):

@@ -26,8 +26,9 @@ def test_headline_numbers_come_from_the_run(row):
     for text in re.findall(r"−?\d+\.?\d*", headline):
         digits = len(text.partition(".")[2])
         assert float(text.replace("−", "-")) in [round(value, digits) for value in kept], f"{name}: {text}"
-    # timings vary between machines and runs; the README gives them in whole minutes
-    assert abs(float(minutes) - RESULTS[name]["minutes"]) <= 0.5 + 0.5 * RESULTS[name]["minutes"]
+    # a first run trains for so long, and spends at most two minutes more on everything else
+    training = next((r["value"] for r in RESULTS[name]["results"] if r["result"].startswith("training time of")), 0)
+    assert training < 60 * float(minutes) < training + 120
 
 
 def test_links_lead_somewhere():
