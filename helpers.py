@@ -37,7 +37,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from IPython.display import Code, Markdown, display
+from IPython.display import Markdown, display
 from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -935,7 +935,7 @@ class Report:
         )
         if self.data.name != "mnist":
             note = "**This run is on scikit-learn's digits.** The prose of this notebook speaks of MNIST; "
-            display(Markdown(f"> {note}numbers, figures and checks are those of the digits. {self.data.note}"))
+            display(Markdown(f"> {note}numbers, figures and checks are those of the digits."))
 
     def check(self, claim: str, passed: bool, value: str = "", *, always: bool = False) -> None:
         """Print the claim with ✓ and its value; raise AssertionError when it is false.
@@ -986,7 +986,8 @@ class Report:
 def show_source(*functions: Callable) -> None:
     """Show the code of functions of this file, from their single definition."""
     texts = definitions(SOURCE)
-    display(Code("\n\n\n".join(texts[function.__name__] for function in functions), language="python"))
+    code = "\n\n\n".join(texts[function.__name__] for function in functions)
+    display(Markdown(f"```python\n{code}\n```"))  # unlike HTML, shown as code by every viewer of notebooks
 
 
 # ---------------------------------------------------------------------------------------------
