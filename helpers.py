@@ -1,7 +1,7 @@
 """Latent Digits: what the notebooks share.
 
 The file reads from top to bottom, and each section uses only those above it:
-settings and files, data, likelihoods and KL, networks, training, metrics, reporting, figures.
+settings and files, data, likelihoods and KL, networks, training, inference, mixture, metrics, reporting, figures.
 Importing it has no side effect.
 
 Conventions: log-probabilities and KL divergences are in nats, have shape (batch,), are summed over
@@ -40,6 +40,7 @@ import torch.nn.functional as F
 from IPython.display import Markdown, display
 from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.datasets import load_digits
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -188,9 +189,21 @@ def code_behind(*objects: Callable) -> str:
         if item.__module__ == __name__:
             names.append(item.__name__)
         elif not item.__module__.startswith("torch."):
-            outside.append(bare_source(textwrap.dedent(inspect.getsource(item))))
+            outside.append(bare_source(textwrap.dedent(source_of(item))))
     names += re.findall(r"\w+", "\n".join(outside))
     return hashlib.sha256("\n".join([*sorted(outside), source_hash(*names)]).encode()).hexdigest()
+
+
+def source_of(item: Callable) -> str:
+    """The text of a function or class; of a class in a notebook the whole cell, through one of its methods.
+
+    A kernel finds the functions that its cells define, but before Python 3.13 not the classes.
+    """
+    try:
+        return inspect.getsource(item)
+    except (OSError, TypeError):
+        lines, _ = inspect.findsource(next(filter(inspect.isfunction, vars(item).values())))
+        return "".join(lines)
 
 
 def cached(path: Path, compute: Callable[[], dict]) -> dict:
@@ -523,15 +536,18 @@ class Classifier(nn.Module):
 class VAE(nn.Module):
     """An encoder to (mu, logvar) and a decoder to pixel logits, with d latents between them.
 
-    encoder: (batch, 1, 28, 28) -> (batch, 2 d); decoder: (batch, d) -> (batch, 1, 28, 28).
+    encoder: (batch, 1, 28, 28) -> (batch, 2 d), or None where each image has a q(z|x) of its own;
+    decoder: (batch, d) -> (batch, 1, 28, 28).
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_size: int):
+    def __init__(self, encoder: nn.Module | None, decoder: nn.Module, latent_size: int):
         super().__init__()
         self.encoder, self.decoder, self.latent_size = encoder, decoder, latent_size
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """q(z|x) as (mu, logvar), each (batch, d)."""
+        """q(z|x) as (mu, logvar), each (batch, d). Raises TypeError where there is no encoder."""
+        if self.encoder is None:
+            raise TypeError("this model has no encoder: find q(z|x) with infer_latents(model.decode, x, ...)")
         mu, logvar = self.encoder(x).float().chunk(2, dim=1)  # (batch, 2 d) -> 2 x (batch, d)
         return mu, logvar
 
@@ -591,6 +607,11 @@ def mlp_vae(latent_size: int = 8, hidden: tuple[int, ...] = (392, 196, 98)) -> V
     decoder += [nn.Linear(inputs, 784), nn.Unflatten(1, (1, 28, 28))]
     encoder += [nn.Linear(hidden[-1], 2 * latent_size)]
     return VAE(nn.Sequential(*encoder), nn.Sequential(*decoder), latent_size)
+
+
+def without_encoder(model: VAE) -> VAE:
+    """The same decoder, for latents that are found by optimization."""
+    return VAE(None, model.decoder, model.latent_size)
 
 
 def build(factory: Callable[..., nn.Module], *args, seed: int, **kwargs) -> nn.Module:
@@ -671,8 +692,12 @@ def vae_objective(model, x, y, config, generator) -> dict[str, Tensor]:
         log_likelihood = gaussian_log_likelihood(x, model.decode(z), config.sigma)
     else:
         log_likelihood = bernoulli_log_likelihood(x, model.decode_logits(z))
-    kl = kl_divergence(mu, logvar)
-    loss = config.beta * kl - log_likelihood
+    return elbo_terms(log_likelihood, kl_divergence(mu, logvar), config.beta)
+
+
+def elbo_terms(log_likelihood: Tensor, kl: Tensor, beta: float = 1.0) -> dict[str, Tensor]:
+    """The elbo, its two terms, and the loss that `beta` makes of them: each (batch,), in nats."""
+    loss = beta * kl - log_likelihood
     return {"loss": loss, "elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl_divergence": kl}
 
 
@@ -691,21 +716,27 @@ def fit(
     Same run: same initial weights, architecture, code, config, seed, data, torch and device.
     Raises FloatingPointError when the loss stops being finite.
     """
+    record = run_or_recall(train, model, objective, data, config, seed=seed, device=device, cache=cache)
+    history = pd.DataFrame(record["history"]).set_index("epoch")
+    return Run(model.eval(), history, record["snapshots"], record["seconds"])
+
+
+def run_or_recall(loop: Callable[..., dict], model, method, data, config, *start, seed, device, cache) -> dict:
+    """The record that `loop` (`train` or `train_latents`) leaves, or left in `cache`; `model` has its weights then."""
     device = torch.device(device)
-    model = model.to(device, memory_format=torch.channels_last)  # a third faster in convolutions than the default
+    model.to(device, memory_format=torch.channels_last)  # a third faster in convolutions than the default
 
     def compute() -> dict:
         with seeded(seed):
-            return train(model, objective, data, config, seed, device)
+            return loop(model, method, data, config, *start, seed=seed, device=device)
 
     if cache is None:
         record = compute()
     else:
-        key = run_key(model, objective, data, config, seed, device)
+        key = run_key(loop, model, method, data, config, *start, seed=seed, device=device)
         record = cached(Path(cache) / f"{type(model).__name__.lower()}-{key[:24]}.pt", compute)
     model.load_state_dict(record["state"])
-    history = pd.DataFrame(record["history"]).set_index("epoch")
-    return Run(model.eval(), history, record["snapshots"], record["seconds"])
+    return record
 
 
 def fit_classifier(data: Data, settings: Settings, seed: int | None = None) -> Run:
@@ -743,10 +774,10 @@ def fit_vae(model: VAE, data: Data, config: VAEConfig, settings: Settings) -> Ru
     return fit(model, vae_objective, data, config, seed=settings.seed, device=settings.device, cache=settings.cache)
 
 
-def run_key(model, objective, data, config, seed, device) -> str:
+def run_key(loop, model, method, data, config, *start, seed, device) -> str:
     """Hash of all that a training run depends on."""
     weights = hashlib.sha256()
-    for tensor in model.state_dict().values():
+    for tensor in [*model.state_dict().values(), *start]:
         weights.update(tensor.cpu().contiguous().numpy())
     plain = (bool, int, float, str)
     parts = {
@@ -756,7 +787,7 @@ def run_key(model, objective, data, config, seed, device) -> str:
             for module in model.modules()
         ],
         "weights": weights.hexdigest(),
-        "code": code_behind(train, objective, *{type(module) for module in model.modules()}),
+        "code": code_behind(loop, method, *{type(module) for module in model.modules()}),
         "data": data.fingerprint(),
         "config": [type(config).__name__, asdict(config)],
         "seed": seed,
@@ -784,11 +815,7 @@ def train(model, objective, data, config, seed, device) -> dict:
             with mixed_precision(device):
                 terms = objective(model, data.train_x[batch], data.train_y[batch], config, generator)
             loss = terms["loss"].mean()
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} at epoch {epoch}, step {step}: "
-                    f"check the model's outputs, or lower learning_rate (now {config.learning_rate:g})"
-                )
+            require_finite(loss, epoch, step, config)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -799,6 +826,15 @@ def train(model, objective, data, config, seed, device) -> dict:
             snapshots[epoch] = copy_weights(model)
     seconds = time.perf_counter() - start
     return {"state": copy_weights(model), "history": history, "snapshots": snapshots, "seconds": seconds}
+
+
+def require_finite(loss: Tensor, epoch: int, step: int, config: TrainConfig) -> None:
+    """Raise FloatingPointError when the loss is not finite."""
+    if not torch.isfinite(loss):
+        rates = " or ".join(f"{name} (now {value:g})" for name, value in vars(config).items() if name.endswith("rate"))
+        raise FloatingPointError(
+            f"the loss is {loss.item()} at epoch {epoch}, step {step}: check the model's outputs, or lower {rates}"
+        )
 
 
 def make_schedule(optimizer, config: TrainConfig, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -862,6 +898,346 @@ def in_batches(function: Callable[[Tensor], Tensor | tuple[Tensor, ...]], x: Ten
     if isinstance(outputs[0], Tensor):
         return torch.cat(outputs)
     return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------
+# Inference: a q(z|x) of its own for every image, found by optimization
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LatentConfig(TrainConfig):
+    """Settings of latent optimization: a decoder and one free code (mu, logvar) per training image."""
+
+    epochs: int = 30
+    batch_size: int = 48
+    learning_rate: float = 2.5e-3
+    warm_up: float = 0.05
+    weight_decay: float = 0.05
+    snapshots: tuple[int, ...] = (1, 5, 10, 20, 30)
+    sigma: float = 0.4  # of the Gaussian likelihood
+    code_rate: float = 0.4  # peak step size of the codes; falls as the square root of the decoder's schedule
+    steps_per_visit: int = 1  # of each code, every time its image is in the batch; the decoder takes one
+    antithetic: bool = True  # two mirrored samples of q per step in place of one
+    kl_warm_up: int = 0  # epochs in which the weight of the KL divergence rises to one
+    settling_steps: int = 15  # of each code in the last epoch, in which the decoder stays as it is
+
+    def __post_init__(self):
+        lowest = {"epochs": 1 + bool(self.settling_steps), "steps_per_visit": 1, "settling_steps": 0, "kl_warm_up": 0}
+        for name, least in lowest.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least {least}")
+        for name in ("learning_rate", "code_rate", "sigma"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a positive number")
+
+
+class LatentRun(NamedTuple):
+    """Latent optimization, finished."""
+
+    model: VAE  # without an encoder, in evaluation mode
+    mu: Tensor  # (N, d): q(z|x) of every training image
+    logvar: Tensor  # (N, d)
+    history: pd.DataFrame  # one row per epoch: train_<term>, averaged over the first 5,000 images
+    snapshots: dict[int, dict]  # epoch -> {"state": weights, "mu": codes (10, d) of the first image of each digit}
+    seconds: float
+
+
+class NaturalGradient:
+    """Natural-gradient steps on the rows of a table of codes; no state but the codes themselves.
+
+    For a Gaussian q the natural gradient preconditions with q's own covariance: mu moves by covariance
+    times gradient, and the precision towards 1 + E[curvature] (Khan and Rue 2023, "The Bayesian learning
+    rule"). The precision moves at a third of the rate, its gradient being the noisier, and by a second-order
+    step that cannot make it negative (Lin, Schmidt and Khan 2020, "Handling the positive-definite constraint in
+    the Bayesian learning rule"). No bad estimate throws a code far: in one step a mean moves by at
+    most one standard deviation, and the precision grows to at most 2.5 times what it was.
+    """
+
+    def __init__(self, codes: Tensor):
+        self.codes = codes  # (n, 2 d): mu | logvar
+
+    def step(self, rows: Tensor, gradient: Tensor, rate: float) -> None:
+        """Move codes[rows] against `gradient`, that of the loss, (len(rows), 2 d)."""
+        mu, logvar = self.codes[rows].chunk(2, dim=1)  # 2 x (batch, d)
+        grad_mu, grad_logvar = gradient.chunk(2, dim=1)
+        change = (2 / 3 * rate * grad_logvar).clamp(max=1.0)
+        precision = (1 + change + change.square() / 2) / logvar.exp()
+        deviation = (0.5 * logvar).exp()
+        step = (rate * grad_mu / precision).clamp(-deviation, deviation)
+        self.codes[rows] = torch.cat([mu - step, -precision.log()], 1)
+
+
+class RowAdam:
+    """Adam (Kingma and Ba 2015) on the rows of a table, each with its own moments and step count.
+
+    A step reads and writes only the rows it is given: its cost does not grow with the table.
+    """
+
+    def __init__(self, codes: Tensor, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+        self.codes, self.betas, self.eps = codes, betas, eps
+        self.moments = torch.zeros_like(codes), torch.zeros_like(codes)
+        self.steps = torch.zeros(len(codes), 1, device=codes.device)
+
+    def step(self, rows: Tensor, gradient: Tensor, rate: float) -> None:
+        """Move codes[rows] against `gradient`, that of the loss, (len(rows), 2 d)."""
+        self.steps[rows] += 1
+        corrected = []
+        for moment, beta, value in zip(self.moments, self.betas, (gradient, gradient.square()), strict=True):
+            moment[rows] = torch.lerp(value, moment[rows], beta)
+            corrected.append(moment[rows] / (1 - beta ** self.steps[rows]))
+        self.codes[rows] -= rate * corrected[0] / (corrected[1].sqrt() + self.eps)
+
+
+def latent_terms(decode, x: Tensor, codes: Tensor, sigma: float, generator, antithetic=False, beta=1.0):
+    """The elbo's terms, each (batch,), for free codes (batch, 2 d), with one or two samples of q(z|x).
+
+    Antithetic samples mu + sigma eps and mu - sigma eps: what is odd in eps cancels in the gradients' noise.
+    """
+    mu, logvar = codes.chunk(2, dim=1)  # (batch, 2 d) -> 2 x (batch, d)
+    z = reparameterize(mu, logvar, generator)
+    samples = [z, 2 * mu - z] if antithetic else [z]
+    log_likelihood = gaussian_log_likelihood(torch.cat([x] * len(samples)), decode(torch.cat(samples)), sigma)
+    log_likelihood = log_likelihood.unflatten(0, (len(samples), -1)).mean(0)  # (samples x batch,) -> (batch,)
+    return elbo_terms(log_likelihood, kl_divergence(mu, logvar), beta)
+
+
+@torch.no_grad()
+def latent_elbo(decode, x: Tensor, mu: Tensor, logvar: Tensor, sigma: float = 0.4, seed: int = 0) -> dict[str, Tensor]:
+    """The elbo and its terms, each (n,), of images x (n, 1, 28, 28) under q(z|x) = N(mu, diag exp logvar), each (n, d).
+
+    Always the same noise for the same seed; two antithetic samples per image.
+    """
+    generator = make_generator(seed, x.device)
+    codes = torch.cat([mu, logvar], 1)
+    batches = [
+        latent_terms(decode, a, b, sigma, generator, antithetic=True)
+        for a, b in zip(x.split(200), codes.split(200), strict=True)
+    ]
+    return {name: torch.cat([terms[name] for terms in batches]) for name in batches[0]}
+
+
+def pca_posterior(x: Tensor, latent_size: int, sigma: float = 0.4) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The exact q(z|x) of the linear model that fits images x (n, *event) best, as a function of images.
+
+    Probabilistic PCA with its noise fixed at sigma (Tipping and Bishop 1999, sections 3.1 and 3.2): along a principal
+    direction of variance l > sigma^2, mu is sqrt(l - sigma^2) / l times the coordinate, and the variance
+    sigma^2 / l; the other latents have the prior's 0 and 1.
+    """
+    if sigma <= 0:
+        raise ValueError(f"sigma is {sigma}: a standard deviation is positive")
+    flat = x.cpu().flatten(1).double()  # (n, pixels)
+    mean = flat.mean(0)
+    variances, directions = torch.linalg.eigh(torch.cov(flat.T))  # ascending
+    size = min(latent_size, len(variances))
+    variances = variances.flip(0)[:size].clamp(min=sigma**2)
+    directions = directions.flip(1)[:, :size] * ((variances - sigma**2).sqrt() / variances)  # (pixels, size)
+    unused = (0, latent_size - size)
+
+    def posterior(images: Tensor) -> tuple[Tensor, Tensor]:
+        mu = F.pad((images.cpu().flatten(1).double() - mean) @ directions, unused).float()
+        logvar = F.pad((sigma**2 / variances).log(), unused).float()
+        return mu.to(images.device), logvar.expand_as(mu).to(images.device, copy=True)
+
+    return posterior
+
+
+def infer_latents(
+    decode: Callable[[Tensor], Tensor],
+    x: Tensor,
+    start: tuple[Tensor, Tensor] | None = None,
+    *,
+    latent_size: int | None = None,
+    sigma: float = 0.4,
+    steps: int = 100,
+    rate: float = 0.3,
+    generator: torch.Generator | None = None,
+    batch_size: int = 200,
+) -> tuple[Tensor, Tensor]:
+    """q(z|x) = N(mu, diag exp logvar) for images x (n, *event) under a fixed decoder: (mu, logvar), each (n, d).
+
+    decode: (S, d) -> (S, *event), the mean of p(x|z) = N(decode(z), sigma^2 I). Each q climbs its own elbo
+    in `steps` natural-gradient steps of a size that falls from `rate` to zero along a cosine, from
+    `start`, (mu, logvar), or from the prior in `latent_size` dimensions. What it comes near is a local optimum.
+    `generator` must be on the device of x. Raises ValueError for an x, start or latent_size that do not fit
+    together and for steps < 1, and FloatingPointError when a code stops being finite.
+    """
+    if start is None and latent_size is None:
+        raise ValueError("start and latent_size are both None: give the q to start from, or its number of dimensions")
+    if start is not None and latent_size not in (None, start[0].shape[-1]):
+        raise ValueError(f"latent_size is {latent_size}, but start has {start[0].shape[-1]} columns: give one of them")
+    if start is None:
+        start = (x.new_zeros(len(x), latent_size),) * 2
+    if len(x) == 0 or len(start[0]) != len(x):
+        raise ValueError(
+            f"x has {len(x)} images and start {len(start[0])} rows: give one row for each of 1 or more images"
+        )
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: take at least 1")
+    require_same_shape(*start, "start's logvar")
+    codes = torch.cat(start, 1).detach()  # (n, 2 d)
+    climb(decode, x, codes, NaturalGradient(codes), sigma, steps, rate, generator, batch_size=batch_size, bar=True)
+    return codes.chunk(2, dim=1)
+
+
+def climb(
+    decode, x, codes, optimizer, sigma, steps, rate, generator, antithetic=True, batch_size=200, bar=False
+) -> None:
+    """Take `steps` steps of every code, in place, under a fixed decoder, of a size that falls from `rate` to zero."""
+    batches = torch.arange(len(x), device=x.device).split(batch_size)
+    for rows in tqdm(batches, desc="inferring latents", unit="batch", leave=False, disable=not bar):
+        for step in range(steps):
+            q = codes[rows].requires_grad_()
+            with torch.enable_grad(), mixed_precision(x.device):
+                loss = latent_terms(decode, x[rows], q, sigma, generator, antithetic)["loss"].sum()
+            (gradient,) = torch.autograd.grad(loss, q)
+            optimizer.step(rows, gradient, rate * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    if not codes.isfinite().all():
+        raise FloatingPointError(
+            f"codes are not finite after {steps} steps: check x and decode, or lower rate (now {rate:g})"
+        )
+
+
+def fit_latents(
+    model: VAE,
+    start: tuple[Tensor, Tensor],
+    data: Data,
+    config: LatentConfig,
+    *,
+    optimizer: type = NaturalGradient,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    cache: Path | None = None,
+) -> LatentRun:
+    """Train a decoder together with one free q(z|x) per training image, from `start`, (mu, logvar), each (N, d).
+
+    Latent optimization: Bojanowski et al. 2018, with a Gaussian in place of each point. `optimizer` moves
+    the codes: NaturalGradient, RowAdam, or a class like them. Cached as `fit` does.
+    Raises ValueError when `start` does not fit, and FloatingPointError when the loss stops being finite.
+    """
+    expected = (len(data.train_x), model.latent_size)
+    for name, value in zip(("mu", "logvar"), start, strict=True):
+        if value.shape != expected:
+            raise ValueError(f"start's {name} has shape {tuple(value.shape)}: give it {expected}")
+    record = run_or_recall(train_latents, model, optimizer, data, config, *start, seed=seed, device=device, cache=cache)
+    history = pd.DataFrame(record["history"]).set_index("epoch")
+    codes = (record["codes"].to(device)).chunk(2, dim=1)
+    return LatentRun(model.eval(), *codes, history, record["snapshots"], record["seconds"])
+
+
+def train_latents(model, optimizer_of_codes, data, config, mu, logvar, seed, device) -> dict:
+    """The loop behind `fit_latents`. Returns what `cached` can keep."""
+    start = time.perf_counter()
+    data = data.to(device)
+    shown = one_per_class(data.train_y) if config.snapshots else None
+    codes = torch.cat([mu, logvar], 1).detach().to(device)  # (N, 2 d)
+    trainer = LatentTrainer(
+        model, codes, optimizer_of_codes(codes), data.train_x, config, make_generator(seed, torch.device(device))
+    )
+    history, snapshots = [], {}
+    for epoch in tqdm(range(1, config.epochs + 1), desc="latent optimization", unit="epoch", leave=False):
+        if epoch == config.epochs and config.settling_steps:
+            trainer.settle()
+        else:
+            trainer.run_epoch(epoch)
+        model.eval()
+        with mixed_precision(codes.device):
+            terms = latent_elbo(model.decode, data.train_x[:5_000], *codes[:5_000].chunk(2, dim=1), config.sigma)
+        history.append({"epoch": epoch} | {f"train_{name}": float(values.mean()) for name, values in terms.items()})
+        if epoch in config.snapshots:
+            snapshots[epoch] = {"state": copy_weights(model), "mu": codes[shown, : mu.shape[1]].cpu()}
+    seconds = time.perf_counter() - start
+    record = {"state": copy_weights(model), "codes": codes.cpu(), "history": history}
+    return record | {"snapshots": snapshots, "seconds": seconds}
+
+
+class LatentTrainer:
+    """Latent optimization at work: decoder weights and codes (N, 2 d), each with an optimizer of its own."""
+
+    def __init__(self, model: VAE, codes: Tensor, of_codes, x: Tensor, config: LatentConfig, generator):
+        self.model, self.codes, self.of_codes, self.x = model, codes, of_codes, x
+        self.config, self.generator = config, generator
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        learning = replace(config, epochs=config.epochs - bool(config.settling_steps), settling_steps=0)
+        self.schedule = make_schedule(self.optimizer, learning, math.ceil(len(x) / config.batch_size))
+
+    def run_epoch(self, epoch: int) -> None:
+        """Visit every code once, in random order."""
+        config = self.config
+        self.model.train()
+        beta = min(1.0, epoch / config.kl_warm_up) if config.kl_warm_up else 1.0
+        order = torch.randperm(len(self.x), generator=self.generator, device=self.x.device)
+        for step, rows in enumerate(order.split(config.batch_size), 1):
+            # the codes' rate falls later than the decoder's: they settle once the decoder has
+            rate = config.code_rate * (self.schedule.get_last_lr()[0] / config.learning_rate) ** 0.5
+            require_finite(self.visit(rows, rate, beta), epoch, step, config)
+            self.schedule.step()
+
+    def visit(self, rows: Tensor, rate: float, beta: float) -> Tensor:
+        """`steps_per_visit` steps of the codes of one batch; the decoder takes one, with the last. Returns its loss."""
+        config = self.config
+        for remaining in reversed(range(config.steps_per_visit)):
+            q = self.codes[rows].requires_grad_()  # (batch, 2 d)
+            with mixed_precision(q.device):
+                terms = latent_terms(
+                    self.model.decode, self.x[rows], q, config.sigma, self.generator, config.antithetic, beta
+                )
+            loss = terms["loss"].mean()
+            if remaining:
+                (gradient,) = torch.autograd.grad(loss, q)
+            else:
+                self.optimizer.zero_grad()
+                loss.backward()
+                gradient = q.grad
+                self.optimizer.step()
+            self.of_codes.step(rows, gradient * len(rows), rate)  # each code's own gradient, whatever the batch size
+        return loss
+
+    def settle(self) -> None:
+        """Take `settling_steps` steps of every code under the decoder as it is."""
+        config = self.config
+        self.model.eval()
+        steps, rate, sigma = config.settling_steps, config.code_rate / 2, config.sigma
+        decode, optimizer = self.model.decode, self.of_codes
+        climb(decode, self.x, self.codes, optimizer, sigma, steps, rate, self.generator, config.antithetic)
+
+
+def fit_conv_latents(data: Data, settings: Settings) -> LatentRun:
+    """The decoder of `fit_conv_vae`, trained by latent optimization: the cure of notebook 03."""
+    model = without_encoder(build(conv_vae, seed=settings.seed))
+    config = settings.scaled(LatentConfig())
+    start = pca_posterior(data.train_x, model.latent_size, config.sigma)(data.train_x)
+    return fit_latents(model, start, data, config, seed=settings.seed, device=settings.device, cache=settings.cache)
+
+
+# ---------------------------------------------------------------------------------------------
+# Mixture: a prior that fits the codes
+# ---------------------------------------------------------------------------------------------
+
+
+def fit_prior(mu: Tensor, logvar: Tensor, n_components: int, seed: int = 0) -> Callable[[int], Tensor]:
+    """A sampler, n -> z (n, d), of a Gaussian mixture fitted to the aggregate posterior (1/N) sum_i q(z|x_i).
+
+    mu and logvar: (N, d). Fitted, with full covariances, to one draw from each q(z|x_i), over the latents that
+    carry more than 0.1 nats on average (or the most of all); the others keep N(0, 1). Each call draws anew.
+    "Ex-post density estimation" of Ghosh et al. 2020.
+    """
+    z = reparameterize(mu, logvar, make_generator(seed, mu.device)).cpu()
+    kl = kl_per_dimension(mu, logvar).mean(0).cpu()
+    informative = kl >= min(0.1, kl.max())  # (d,)
+    mixture = GaussianMixture(n_components, tol=1e-2, max_iter=200, random_state=np.random.RandomState(seed))
+    mixture.fit(z[:, informative].double().numpy())
+    generator = make_generator(seed + 1)
+
+    def sample(n: int) -> Tensor:
+        drawn, _ = mixture.sample(n)  # in the order of the components
+        z = torch.randn(n, mu.shape[1], generator=generator)
+        z[:, informative] = torch.from_numpy(drawn).float()[torch.randperm(n, generator=generator)]
+        return z.to(mu.device)
+
+    return sample
 
 
 # ---------------------------------------------------------------------------------------------

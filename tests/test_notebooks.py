@@ -34,9 +34,9 @@ def text_of(output):
     return output.get("text", "") + "".join(v for k, v in data.items() if k.startswith("text/"))
 
 
-def test_the_three_chapters_are_there():
+def test_the_four_chapters_are_there():
     names = {path.stem for path in PATHS}
-    assert {"01_supervised_cnn", "02_amortized_vae", "04_sampling"} <= names
+    assert {"01_supervised_cnn", "02_amortized_vae", "03_latent_optimization", "04_sampling"} <= names
 
 
 def test_the_stamp_fits(notebook):

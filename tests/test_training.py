@@ -1,9 +1,11 @@
 """Networks, the training loop and its cache."""
 
 import ast
+import importlib.util
 import pickle
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 
 import pytest
@@ -185,7 +187,7 @@ def test_smoke_variant():
 def count_training(monkeypatch):
     calls = []
     original = h.train
-    monkeypatch.setattr(h, "train", lambda *args: calls.append(1) or original(*args))
+    monkeypatch.setattr(h, "train", lambda *args, **named: calls.append(1) or original(*args, **named))
     return calls
 
 
@@ -314,6 +316,45 @@ def test_models_from_elsewhere_are_told_apart_too(data, tmp_path, monkeypatch):
 
 
 # --- what the hash of code sees ---
+
+
+@pytest.mark.parametrize("edit", ["", "rate = 0.1", "base", "static", "method"])
+def test_all_of_a_class_from_elsewhere_is_hashed(tmp_path, monkeypatch, edit):
+    """Attributes, bases, static methods and methods; also where, as in a kernel, only functions are found."""
+    text = textwrap.dedent("""
+        class Base:
+            pass
+
+
+        class Mover(Base):
+            rate = 0.2
+
+            @staticmethod
+            def twice(x):
+                return x * 2
+
+            def step(self):
+                return 1
+    """)
+    replaced = {
+        "rate = 0.1": text.replace("0.2", "0.1"),
+        "base": text.replace("(Base)", "(object)"),
+        "static": text.replace("x * 2", "x * 3"),
+        "method": text.replace("return 1", "return 2"),
+    }
+    for kernel in (False, True):
+        hashes = []
+        for number, source in enumerate((text, replaced.get(edit, text))):
+            path = tmp_path / f"mover_{kernel}_{number}.py"
+            path.write_text(source)
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            module = importlib.util.module_from_spec(spec)
+            monkeypatch.setitem(sys.modules, path.stem, module)
+            spec.loader.exec_module(module)
+            if kernel:
+                del module.__file__  # what classes are found by
+            hashes.append(h.code_behind(module.Mover))
+        assert (hashes[0] != hashes[1]) == bool(edit)
 
 
 def test_bare_source_drops_comments_and_docstrings_only():
