@@ -1,7 +1,8 @@
 """Latent Digits: what the notebooks share.
 
 The file reads from top to bottom, and each section uses only those above it:
-settings and files, data, likelihoods and KL, networks, training, inference, mixture, metrics, reporting, figures.
+settings and files, data, likelihoods and KL, networks, training, inference, log p(x), mixture, metrics, reporting,
+figures.
 Importing it has no side effect.
 
 Conventions: log-probabilities and KL divergences are in nats, have shape (batch,), are summed over
@@ -776,21 +777,28 @@ def fit_vae(model: VAE, data: Data, config: VAEConfig, settings: Settings) -> Ru
 
 def run_key(loop, model, method, data, config, *start, seed, device) -> str:
     """Hash of all that a training run depends on."""
+    parts = {
+        "code": code_behind(loop, method, *{type(module) for module in model.modules()}),
+        "data": data.fingerprint(),
+        "config": [type(config).__name__, asdict(config)],
+        "seed": seed,
+    }
+    return key_of(model, *start, device=device, **parts)
+
+
+def key_of(model: nn.Module, *tensors: Tensor, device: torch.device, **parts) -> str:
+    """Hash of a model, of tensors, of the machine's arithmetic, and of plain values."""
     weights = hashlib.sha256()
-    for tensor in [*model.state_dict().values(), *start]:
+    for tensor in [*model.state_dict().values(), *tensors]:
         weights.update(tensor.cpu().contiguous().numpy())
     plain = (bool, int, float, str)
-    parts = {
+    parts |= {
         "model": repr(model),
         "attributes": [
             {k: v for k, v in vars(module).items() if isinstance(v, plain) and k != "training"}
             for module in model.modules()
         ],
         "weights": weights.hexdigest(),
-        "code": code_behind(loop, method, *{type(module) for module in model.modules()}),
-        "data": data.fingerprint(),
-        "config": [type(config).__name__, asdict(config)],
-        "seed": seed,
         "torch": [torch.__version__, str(device), fast_bfloat16(device), torch.get_num_threads()],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -856,6 +864,16 @@ def fast_bfloat16(device: torch.device) -> bool:
 def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager:
     """bfloat16 matrix products and convolutions where they are fast, else float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device))
+
+
+def in_mixed_precision(decode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`decode`, computed under `mixed_precision`."""
+
+    def decode_fast(z: Tensor) -> Tensor:
+        with mixed_precision(z.device):
+            return decode(z)
+
+    return decode_fast
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -1210,6 +1228,224 @@ def fit_conv_latents(data: Data, settings: Settings) -> LatentRun:
     config = settings.scaled(LatentConfig())
     start = pca_posterior(data.train_x, model.latent_size, config.sigma)(data.train_x)
     return fit_latents(model, start, data, config, seed=settings.seed, device=settings.device, cache=settings.cache)
+
+
+# ---------------------------------------------------------------------------------------------
+# log p(x): the evidence, estimated
+# ---------------------------------------------------------------------------------------------
+
+
+class LogProb(NamedTuple):
+    """log p(x) of each image as importance weights give it: float64 tensors (batch,)."""
+
+    log_prob: Tensor  # nats
+    ess: Tensor  # effective sample size of the weights, from 1 to their number
+    std_error: Tensor  # of log_prob, in nats; infinite for a single weight
+
+
+def importance_log_prob(
+    x: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    decode: Callable[[Tensor], Tensor],
+    sigma: float = 0.4,
+    num_samples: int = 1000,
+    generator: torch.Generator | None = None,
+) -> LogProb:
+    """log p(x) ~ log 1/M sum_m p(x|z_m) p(z_m) / q(z_m|x) in nats, with M = num_samples draws z_m of q(z|x).
+
+    x: (batch, *event); q(z|x) = N(mu, diag exp logvar), mu and logvar (batch, d); decode: (S, d) -> (S, *event), the
+    mean of p(x|z) = N(decode(z), sigma^2 I); p(z) = N(0, I). Burda et al. 2016, equation 8: on average a lower
+    bound, with M = 1 the elbo, that rises to log p(x) with M. At most 2,000 draws are decoded at a time.
+    `generator` must be on the device of x. Raises ValueError for num_samples < 1, sigma <= 0, shapes that do not
+    fit together and a q that is not finite, and FloatingPointError for weights that are not.
+    """
+    require_posterior(x, mu, logvar, num_samples=num_samples)
+    batches = list(zip(x.split(200), mu.split(200), logvar.split(200), strict=True))
+    parts = []
+    for batch in tqdm(batches, desc="importance sampling", unit="batch", leave=False, disable=len(batches) < 5):
+        rounds = torch.arange(num_samples).split(max(1, 2_000 // len(batch[0])))
+        sums = [torch.full((len(batch[0]),), -math.inf, dtype=torch.float64, device=x.device)] * 2
+        for draws in map(len, rounds):
+            log_weights = draw_log_weights(*batch, decode, sigma, draws, generator)
+            sums = [torch.logaddexp(*pair) for pair in zip(sums, log_power_sums(log_weights), strict=True)]
+        parts.append(log_mean_weight(*sums, num_samples))
+    return LogProb(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def recall_log_prob(
+    model: VAE,
+    x: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    sigma: float = 0.4,
+    num_samples: int = 1000,
+    *,
+    seed: int = 0,
+    cache: Path | None = None,
+) -> tuple[LogProb, float]:
+    """`importance_log_prob` with a VAE's decoder in mixed precision, or the same from `cache`; and its seconds."""
+    model = model.eval()
+
+    def compute() -> dict:
+        start = time.perf_counter()
+        decode, generator = in_mixed_precision(model.decode), make_generator(seed, x.device)
+        result = importance_log_prob(x, mu, logvar, decode, sigma, num_samples, generator)
+        return result._asdict() | {"seconds": time.perf_counter() - start}
+
+    if cache is None:
+        record = compute()
+    else:
+        code = code_behind(importance_log_prob, in_mixed_precision, *{type(module) for module in model.modules()})
+        arguments = [sigma, num_samples, seed, list(x.shape), list(mu.shape)]
+        key = key_of(model, x, mu, logvar, device=x.device, code=code, arguments=arguments)
+        record = cached(Path(cache) / f"logprob-{key[:24]}.pt", compute)
+    return LogProb(*(record[name].to(x.device) for name in LogProb._fields)), record["seconds"]
+
+
+def require_posterior(x: Tensor, mu: Tensor, logvar: Tensor, **counts: int) -> None:
+    """Raise ValueError when x (batch, *event) and q(z|x), each (batch, d), do not fit, or a count is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}: give at least 1")
+    if len(x) == 0 or mu.ndim != 2 or len(mu) != len(x):
+        raise ValueError(f"mu has shape {tuple(mu.shape)} and x {len(x)} images: give one row for each of 1 or more")
+    require_same_shape(mu, logvar, "logvar")
+    for name, value in (("mu", mu), ("logvar", logvar)):
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has {int((~value.isfinite()).sum())} entries that are not finite: check q(z|x)")
+
+
+@torch.no_grad()
+def draw_log_weights(x, mu, logvar, decode, sigma: float, draws: int, generator) -> Tensor:
+    """log importance weights of `draws` samples z ~ q(z|x) for each image: (draws, batch), float64."""
+    x, mu, logvar = (torch.cat([value] * draws) for value in (x, mu, logvar))  # (draws x batch, ...)
+    log_weights = log_weight(x, reparameterize(mu, logvar, generator), mu, logvar, decode, sigma)
+    return log_weights.double().unflatten(0, (draws, -1))  # (draws x batch,) -> (draws, batch)
+
+
+def log_weight(x, z, mu, logvar, decode, sigma: float) -> Tensor:
+    """log p(x|z) p(z) / q(z|x) in nats, at z (batch, d): (batch,)."""
+    log_prior, log_q = log_normal(z, torch.zeros_like(z), torch.zeros_like(z)), log_normal(z, mu, logvar)
+    return gaussian_log_likelihood(x, decode(z), sigma) + log_prior - log_q
+
+
+def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """log N(z; mu, diag exp logvar) in nats, constant included. Each (batch, d) -> (batch,)."""
+    return -0.5 * ((z - mu).square() / logvar.exp() + logvar + math.log(2 * math.pi)).sum(1)
+
+
+def log_power_sums(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """log sum w and log sum w^2. (draws, batch) -> 2 x (batch,)."""
+    return log_weights.logsumexp(0), (2 * log_weights).logsumexp(0)
+
+
+def log_mean_weight(log_sum: Tensor, log_sum_of_squares: Tensor, count: int) -> LogProb:
+    """What `count` weights say of their mean, from log sum w and log sum w^2, each (batch,).
+
+    ess = (sum w)^2 / sum w^2 (Kong 1992); the standard error is that of the mean weight, divided by it.
+    """
+    if not log_sum.isfinite().all():
+        raise FloatingPointError(f"{int((~log_sum.isfinite()).sum())} images have no finite weight: check x and decode")
+    ess = torch.exp(2 * log_sum - log_sum_of_squares)
+    spread = (1 / ess - 1 / count).clamp(min=0)  # rounding can take it below zero where all weights are equal
+    std_error = (spread * count / (count - 1)).sqrt() if count > 1 else torch.full_like(ess, math.inf)
+    return LogProb(log_sum - math.log(count), ess, std_error)
+
+
+def annealed_log_prob(
+    x: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    decode: Callable[[Tensor], Tensor],
+    sigma: float = 0.4,
+    *,
+    exact: Tensor | None = None,
+    chains: int = 10,
+    temperatures: int = 100,
+    leapfrogs: int = 5,
+    step_size: float = 0.2,
+    generator: torch.Generator | None = None,
+) -> tuple[LogProb, float]:
+    """log p(x) by annealed importance sampling, and the share of its moves that were accepted.
+
+    Arguments as in `importance_log_prob`. Each of `chains` chains per image goes from q(z|x) to the posterior, through
+    q(z|x)^(1-b) p(x, z)^b with b from 0 to 1 in `temperatures` steps; a step is weighed, then followed by a move of
+    Hamiltonian Monte Carlo (Neal 2001; Wu et al. 2017). On average a lower bound, that does not rely on q being like
+    the posterior. `exact` (batch, d), one draw of each image's true posterior, known where x was drawn
+    from the model, lets the chains run from there back to q: the result is on average an upper bound (Grosse et
+    al. 2015, "Sandwiching the marginal likelihood using bidirectional Monte Carlo"). Raises as importance_log_prob.
+    """
+    require_posterior(x, mu, logvar, chains=chains, temperatures=temperatures, leapfrogs=leapfrogs)
+    if exact is not None:
+        require_same_shape(mu, exact, "exact")
+    path = torch.linspace(0, 1, temperatures + 1).tolist()
+    parts, rates = [], []
+    batches = torch.arange(len(x), device=x.device).split(max(1, 2_000 // chains))
+    for rows in tqdm(batches, desc="annealing", unit="batch", leave=False, disable=len(batches) < 2):
+        images, *q = (torch.cat([value[rows]] * chains) for value in (x, mu, logvar))  # (chains x batch, ...)
+        end = None if exact is None else torch.cat([exact[rows]] * chains)
+        log_weights, rate = anneal(
+            images, *q, decode, sigma, path if end is None else path[::-1], end, leapfrogs, step_size, generator
+        )
+        log_weights = log_weights.unflatten(0, (chains, -1))  # (chains x batch,) -> (chains, batch)
+        parts.append(log_mean_weight(*log_power_sums(log_weights), chains))
+        rates.append(rate)
+    result = LogProb(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    if exact is not None:  # the weights were those of 1 / p(x)
+        result = result._replace(log_prob=-result.log_prob)
+    return result, sum(rates) / len(rates)
+
+
+def anneal(x, mu, logvar, decode, sigma, path, start, leapfrogs, step_size, generator) -> tuple[Tensor, float]:
+    """Take one chain per row along `path`, from `start` or, where that is None, from draws of q(z|x), each (n, d).
+
+    Chains live in u = (z - mu) / deviation, where q is N(0, I). Returns their log weights (n,) and the share of
+    accepted moves.
+    """
+    deviation = (0.5 * logvar).exp()
+
+    def log_ratio(u):
+        return log_weight(x, mu + deviation * u, mu, logvar, decode, sigma)
+
+    z = reparameterize(mu, logvar, generator) if start is None else start
+    state = ((z - mu) / deviation, *value_and_gradient(log_ratio, (z - mu) / deviation))
+    log_weights, accepted = torch.zeros(len(x), dtype=torch.float64, device=x.device), 0.0
+    for before, after in itertools.pairwise(path):
+        log_weights += (after - before) * state[1]
+        state, rate = hamiltonian_move(log_ratio, state, after, leapfrogs, step_size, generator)
+        accepted += rate / (len(path) - 1)
+    return log_weights, accepted
+
+
+def value_and_gradient(function, u: Tensor) -> tuple[Tensor, Tensor]:
+    """function(u) (n,) and its gradient (n, d), without a graph."""
+    with torch.enable_grad():
+        u = u.detach().requires_grad_()
+        value = function(u)
+        (gradient,) = torch.autograd.grad(value.sum(), u)
+    return value.detach(), gradient
+
+
+def hamiltonian_move(log_ratio, state: tuple[Tensor, Tensor, Tensor], b: float, leapfrogs: int, step_size, generator):
+    """One move of Hamiltonian Monte Carlo (Neal 2011) that leaves N(u; 0, I) exp(b log_ratio(u)) as it is.
+
+    state: u (n, d), log_ratio(u) (n,) and its gradient (n, d). Returns the next state and the share of accepted moves.
+    """
+    u, value, gradient = state
+    momentum = torch.randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
+    energy = 0.5 * (u.square() + momentum.square()).sum(1) - b * value
+    for _ in range(leapfrogs):
+        momentum = momentum + 0.5 * step_size * (b * gradient - u)
+        u = u + step_size * momentum
+        value, gradient = value_and_gradient(log_ratio, u)
+        momentum = momentum + 0.5 * step_size * (b * gradient - u)
+    new_energy = 0.5 * (u.square() + momentum.square()).sum(1) - b * value
+    uniform = torch.rand(len(u), generator=generator, device=u.device, dtype=u.dtype)
+    accept = uniform.log() < energy - new_energy  # (n,); not where the new energy is nan
+    shapes = (accept[:, None], accept, accept[:, None])
+    moved = zip(shapes, (u, value, gradient), state, strict=True)
+    return tuple(torch.where(*parts) for parts in moved), accept.float().mean().item()
 
 
 # ---------------------------------------------------------------------------------------------

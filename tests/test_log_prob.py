@@ -1,0 +1,364 @@
+"""log p(x): the estimators against a linear-Gaussian model, where it is known in closed form."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+from torch import distributions
+
+import helpers as h
+
+
+class Linear:
+    """x = W z + noise: images x (n, 6), log p(x) (n,), and the exact posterior of each image, which is factorised."""
+
+    def __init__(self, images=40, seed=1):
+        generator = h.make_generator(seed)
+        directions, _ = torch.linalg.qr(torch.randn(6, 3, generator=generator, dtype=torch.float64))
+        self.weights, self.sigma = directions * torch.tensor([2.0, 1.0, 0.5]), 0.7  # orthogonal: no correlations
+        self.z = torch.randn(images, 3, generator=generator, dtype=torch.float64)
+        noise = torch.randn(images, 6, generator=generator, dtype=torch.float64)
+        self.x = self.decode(self.z) + self.sigma * noise
+        covariance = self.weights @ self.weights.T + self.sigma**2 * torch.eye(6)
+        self.truth = distributions.MultivariateNormal(torch.zeros(6).double(), covariance).log_prob(self.x)
+        variance = 1 / (1 + self.weights.square().sum(0) / self.sigma**2)
+        self.mu = self.x @ self.weights * variance / self.sigma**2
+        self.logvar = variance.log().expand_as(self.mu).clone()
+
+    def decode(self, z):
+        return z @ self.weights.T
+
+    def estimate(self, num_samples, mu=None, logvar=None, seed=0):
+        mu, logvar = self.mu if mu is None else mu, self.logvar if logvar is None else logvar
+        return h.importance_log_prob(
+            self.x, mu, logvar, self.decode, self.sigma, num_samples, generator=h.make_generator(seed)
+        )
+
+    def wrong(self):
+        """A q with a known KL divergence from the posterior, and that divergence."""
+        mu, logvar = self.mu + 0.5 * (0.5 * self.logvar).exp(), self.logvar + math.log(1.5)
+        return (mu, logvar), 1.5 * (1.5 - 1 - math.log(1.5) + 0.25)
+
+
+@pytest.fixture(scope="module")
+def linear():
+    return Linear()
+
+
+def test_one_sample_is_exact_where_q_is_the_posterior(linear):
+    for num_samples in (1, 7):
+        torch.testing.assert_close(linear.estimate(num_samples).log_prob, linear.truth)
+    torch.testing.assert_close(linear.estimate(7).ess, torch.full((40,), 7.0, dtype=torch.float64))
+    torch.testing.assert_close(linear.estimate(7).std_error, torch.zeros(40).double(), atol=1e-6, rtol=0)
+
+
+def test_it_is_scikit_learns_score_of_a_linear_model():
+    generator = h.make_generator(0)
+    x = torch.randn(500, 6, generator=generator, dtype=torch.float64)
+    x = x @ torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    pca = PCA(2).fit(x.numpy())
+    directions, mean, noise = torch.from_numpy(pca.components_), torch.from_numpy(pca.mean_), pca.noise_variance_**0.5
+    variances = torch.from_numpy(pca.explained_variance_)
+    scale = (variances - noise**2).sqrt()
+    mu = (x - mean) @ directions.T * scale / variances
+    logvar = (noise**2 / variances).log().expand_as(mu)
+    run = h.importance_log_prob(x, mu, logvar, lambda z: mean + z * scale @ directions, noise, num_samples=1)
+    torch.testing.assert_close(run.log_prob, torch.from_numpy(pca.score_samples(x.numpy())))
+
+
+def test_one_sample_is_the_elbo_on_average(linear):
+    q, divergence = linear.wrong()
+    estimates = torch.stack([linear.estimate(1, *q, seed=seed).log_prob for seed in range(500)])
+    error = (estimates - linear.truth).mean(1)  # one mean per repeat
+    assert abs(error.mean() + divergence) < 4 * error.std() / 500**0.5
+    assert divergence > 20 * error.std() / 500**0.5
+
+
+def test_it_agrees_within_three_standard_errors_and_they_are_as_large_as_the_errors(linear):
+    q, _ = linear.wrong()
+    runs = [linear.estimate(1000, *q, seed=seed) for seed in range(50)]
+    error = torch.stack([run.log_prob for run in runs]) - linear.truth  # (repeats, images)
+    claimed = torch.stack([run.std_error for run in runs])
+    assert ((error.abs() < 3 * claimed).double().mean()) > 0.985
+    assert (error.square().mean() / claimed.square().mean()).sqrt() == pytest.approx(1, abs=0.1)
+
+
+def test_it_rises_with_the_number_of_samples_and_its_error_shrinks_like_the_root(linear):
+    q, _ = linear.wrong()
+    sizes = [1, 4, 16, 64, 256]
+    errors = [torch.stack([linear.estimate(M, *q, seed=s).log_prob for s in range(100)]) - linear.truth for M in sizes]
+    bias = torch.stack([error.mean() for error in errors])
+    assert (bias.diff() > 0).all()
+    spread = torch.stack([error.square().mean().sqrt() for error in errors])
+    torch.testing.assert_close(spread[-1] / spread[-2], torch.tensor(0.5).double(), atol=0.08, rtol=0)
+
+
+def test_ess_is_that_of_the_weights(linear):
+    q, _ = linear.wrong()
+    run = linear.estimate(200, *q)  # decoded in rounds of 50
+    weights = [
+        h.draw_log_weights(linear.x, *q, linear.decode, linear.sigma, 50, generator)
+        for generator in [h.make_generator(0)]
+        for _ in range(4)
+    ]
+    weights = torch.cat(weights).exp()  # (samples, images)
+    torch.testing.assert_close(run.log_prob, weights.mean(0).log())
+    torch.testing.assert_close(run.ess, weights.sum(0).square() / weights.square().sum(0))
+    torch.testing.assert_close(run.std_error, weights.std(0) / 200**0.5 / weights.mean(0))
+
+
+def test_constants_are_in(linear):
+    """log N(x; 0, sigma^2 I) where the decoder ignores z; q cannot matter then, but its weights still vary."""
+    run = h.importance_log_prob(
+        linear.x, torch.zeros(40, 2), torch.zeros(40, 2), lambda z: torch.zeros(len(z), 6).double(), 0.7, 3
+    )
+    expected = distributions.Normal(0.0, 0.7).log_prob(linear.x).sum(1)
+    torch.testing.assert_close(run.log_prob, expected, atol=1e-5, rtol=0)
+
+
+def test_weights_out_of_reach_of_floats_stay_finite(linear):
+    """exp of these log weights is zero in any format; their log-sum-exp is not."""
+    far = linear.x + 1_000
+    run = h.importance_log_prob(far, linear.mu, linear.logvar, linear.decode, linear.sigma, 50, h.make_generator(0))
+    assert (run.log_prob < -1e6).all()
+    assert run.log_prob.isfinite().all()
+    assert run.std_error.isfinite().all()
+
+
+@given(st.integers(1, 12), st.integers(1, 4500), st.integers(0, 3))
+@settings(max_examples=25, deadline=None)
+def test_memory_is_bounded_whatever_the_sizes(images, num_samples, seed):
+    decoded = []
+
+    def decode(z):
+        decoded.append(len(z))
+        return z @ torch.ones(2, 3)
+
+    run = h.importance_log_prob(
+        torch.randn(images, 3), torch.zeros(images, 2), torch.zeros(images, 2), decode, 0.5, num_samples
+    )
+    assert sum(decoded) == images * num_samples
+    assert max(decoded) <= 2_000
+    assert (run.ess <= num_samples * (1 + 1e-9)).all()
+    assert (run.ess >= 1 - 1e-9).all()
+
+
+def test_many_images_go_in_batches_and_in_order():
+    """With q the posterior every value is exact, whichever batch it was in."""
+    linear = Linear(images=450)
+    torch.testing.assert_close(linear.estimate(3).log_prob, linear.truth)
+
+
+def test_the_generator_sets_the_result(linear):
+    q, _ = linear.wrong()
+    first, again, other = (linear.estimate(5, *q, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.log_prob, again.log_prob)
+    assert not torch.equal(first.log_prob, other.log_prob)
+
+
+def test_images_keep_their_shape_for_the_decoder(data):
+    model = h.build(h.mlp_vae, seed=0)
+    x = data.test_x[:5]
+    q = h.in_batches(model.encode, x)
+    run = h.importance_log_prob(x, *q, model.decode, num_samples=4, generator=h.make_generator(0))
+    generator = h.make_generator(0)
+    z = [h.reparameterize(*(torch.cat([part] * 4) for part in q), generator)]
+    z = z[0].view(4, 5, -1)
+    log_weights = []
+    for draw in z:
+        log_q = distributions.Normal(q[0], (0.5 * q[1]).exp()).log_prob(draw).sum(1)
+        log_prior = distributions.Normal(0.0, 1.0).log_prob(draw).sum(1)
+        pixels = distributions.Normal(model.decode(draw), 0.4).log_prob(x).sum((1, 2, 3))
+        log_weights.append(pixels + log_prior - log_q)
+    expected = torch.stack(log_weights).logsumexp(0) - math.log(4)
+    torch.testing.assert_close(run.log_prob, expected.double(), atol=1e-3, rtol=1e-5)
+    assert not run.log_prob.requires_grad
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_log_normal_is_that_of_torch(shift):
+    generator = h.make_generator(0)
+    z, mu, logvar = (torch.randn(5, 4, generator=generator) + shift for _ in range(3))
+    expected = distributions.Normal(mu, (0.5 * logvar).exp()).log_prob(z).sum(1)
+    torch.testing.assert_close(h.log_normal(z, mu, logvar), expected)
+
+
+# Annealed importance sampling
+
+
+def anneal(linear, q=None, seed=0, **options):
+    mu, logvar = q or linear.wrong()[0]
+    options = {"chains": 20, "temperatures": 20, "generator": h.make_generator(seed)} | options
+    return h.annealed_log_prob(linear.x, mu, logvar, linear.decode, linear.sigma, **options)
+
+
+def test_annealing_finds_the_truth_from_a_wrong_q(linear):
+    run, acceptance = anneal(linear, temperatures=100)
+    torch.testing.assert_close(run.log_prob, linear.truth, atol=0.15, rtol=0)
+    assert 0.9 < acceptance <= 1
+
+
+def test_annealing_from_the_prior_needs_no_q(linear):
+    prior = torch.zeros(40, 3).double(), torch.zeros(40, 3).double()
+    run, _ = anneal(linear, prior, temperatures=300)
+    error = run.log_prob - linear.truth
+    assert error.mean().abs() < 0.1
+    assert error.abs().max() < 1
+
+
+def test_one_step_of_annealing_is_importance_sampling(linear):
+    """With b going from 0 to 1 at once, the weights are those of draws from q, whatever the move after them."""
+    q, _ = linear.wrong()
+    annealed, _ = anneal(linear, temperatures=1, chains=50)
+    torch.testing.assert_close(annealed.log_prob, linear.estimate(50, *q).log_prob)
+    torch.testing.assert_close(annealed.std_error, linear.estimate(50, *q).std_error)
+
+
+def test_annealing_forwards_and_backwards_encloses_the_truth():
+    """On average over images simulated from the model, and so tightly that a wrong sign or density would show."""
+    linear = Linear(images=400, seed=3)
+    lower, _ = anneal(linear, temperatures=8, chains=2)
+    upper, _ = anneal(linear, temperatures=8, chains=2, exact=linear.z)
+    below, above = lower.log_prob - linear.truth, upper.log_prob - linear.truth
+    assert below.mean() < 0 < above.mean()
+    assert above.mean() - below.mean() < 0.2
+    assert -0.1 < below.mean() + above.mean() < 0.1
+
+
+def test_a_hamiltonian_move_leaves_its_density_as_it_is():
+    """Started in N(0, I) exp(b log_ratio), here again a Gaussian, many moves keep mean and variance."""
+    b, n = 0.6, 40_000
+    generator = h.make_generator(0)
+
+    def log_ratio(u):  # so that the density is that of N(b / (1 + b), 1 / (1 + b))
+        return -0.5 * (u - 1).square().sum(1)
+
+    mean, variance = b / (1 + b), 1 / (1 + b)
+    u = mean + variance**0.5 * torch.randn(n, 2, generator=generator)
+    state = (u, *h.value_and_gradient(log_ratio, u))
+    rates = []
+    for _ in range(5):
+        state, rate = h.hamiltonian_move(log_ratio, state, b, 3, 0.9, generator)
+        rates.append(rate)
+    torch.testing.assert_close(state[0].mean(0), torch.full((2,), mean), atol=0.02, rtol=0)
+    torch.testing.assert_close(state[0].var(0), torch.full((2,), variance), atol=0.02, rtol=0)
+    torch.testing.assert_close(state[1], log_ratio(state[0]))
+    torch.testing.assert_close(state[2], 1 - state[0])
+    assert 0.5 < sum(rates) / 5 < 0.99  # some moves were refused: accepting all would not have kept the density
+    assert (state[0] != u).all(1).float().mean() > 0.9
+
+
+def test_a_move_into_the_impossible_is_refused():
+    def log_ratio(u):
+        return torch.where(u[:, 0] > 0, math.nan, 0.0) * u[:, 0]
+
+    u = -torch.ones(100, 1)
+    state, _ = h.hamiltonian_move(log_ratio, (u, *h.value_and_gradient(log_ratio, u)), 1.0, 3, 1.0, h.make_generator(0))
+    assert (state[0] <= 0).all()
+
+
+def test_annealing_goes_in_batches_and_is_set_by_its_generator():
+    linear = Linear(images=250)
+    first, again, other = (
+        anneal(linear, q=(linear.mu, linear.logvar), seed=seed, temperatures=2, leapfrogs=1) for seed in (0, 0, 1)
+    )  # 20 chains: 100 images at a time
+    assert torch.equal(first[0].log_prob, again[0].log_prob)
+    torch.testing.assert_close(first[0].log_prob, linear.truth)  # q is the posterior: all weights are equal
+    assert first[1] != other[1]
+
+
+# Errors
+
+
+def inputs(n=5, d=3):
+    return torch.rand(n, 6), torch.zeros(n, d), torch.zeros(n, d)
+
+
+BOTH = pytest.mark.parametrize("estimator", [h.importance_log_prob, h.annealed_log_prob])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, m, v: (x, m[1:], v), r"mu has shape \(4, 3\) and x 5 images: give one row for each of 1 or more"),
+        (lambda x, m, v: (x, m[:, :, None], v), r"mu has shape \(5, 3, 1\) and x 5 images"),
+        (lambda x, m, v: (x[:0], m[:0], v[:0]), r"mu has shape \(0, 3\) and x 0 images"),
+        (lambda x, m, v: (x, m, v[:, 1:]), r"logvar has shape \(5, 2\): give it \(5, 3\)"),
+        (lambda x, m, v: (x, m / 0, v), "mu has 15 entries that are not finite: check q"),
+        (lambda x, m, v: (x, m, v + math.inf), "logvar has 15 entries that are not finite: check q"),
+        (lambda x, m, v: (x[:, 1:], m, v), r"x_hat has shape .* give it"),
+    ],
+)
+def test_what_does_not_fit_is_refused(estimator, change, message):
+    with pytest.raises(ValueError, match=message):
+        estimator(*change(*inputs()), lambda z: z @ torch.ones(3, 6))
+
+
+@BOTH
+@pytest.mark.parametrize("sigma", [0.0, -0.4])
+def test_a_sigma_that_is_no_deviation_is_refused(estimator, sigma):
+    with pytest.raises(ValueError, match=f"sigma is {sigma}: a standard deviation is positive"):
+        estimator(*inputs(), lambda z: z @ torch.ones(3, 6), sigma)
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_counts_below_one_are_refused(count):
+    with pytest.raises(ValueError, match=f"num_samples is {count}: give at least 1"):
+        h.importance_log_prob(*inputs(), lambda z: z @ torch.ones(3, 6), num_samples=count)
+    for name in ("chains", "temperatures", "leapfrogs"):
+        with pytest.raises(ValueError, match=f"{name} is {count}: give at least 1"):
+            h.annealed_log_prob(*inputs(), lambda z: z @ torch.ones(3, 6), **{name: count})
+
+
+def test_exact_draws_must_fit():
+    with pytest.raises(ValueError, match=r"exact has shape \(4, 3\): give it \(5, 3\)"):
+        h.annealed_log_prob(*inputs(), lambda z: z @ torch.ones(3, 6), exact=torch.zeros(4, 3))
+
+
+@BOTH
+def test_weights_that_are_not_finite_are_reported(estimator):
+    with pytest.raises(FloatingPointError, match="5 images have no finite weight: check x and decode"):
+        estimator(*inputs(), lambda z: z @ torch.full((3, 6), math.nan))
+
+
+def test_a_single_weight_knows_no_error_of_its_own(linear):
+    q, _ = linear.wrong()
+    run = linear.estimate(1, *q)
+    assert run.std_error.isinf().all()
+    torch.testing.assert_close(run.ess, torch.ones(40).double())
+
+
+def test_a_recalled_estimate_is_the_same_and_any_change_is_computed_anew(data, tmp_path, monkeypatch):
+    computed = []
+    original = h.importance_log_prob
+    monkeypatch.setattr(h, "importance_log_prob", lambda *a: computed.append(1) or original(*a))
+    model, x = h.build(h.mlp_vae, seed=0), data.test_x[:6]
+    q = h.in_batches(model.encode, x)
+
+    def recall(model=model, x=x, q=q, sigma=0.4, num_samples=20, seed=0, cache=tmp_path):
+        return h.recall_log_prob(model, x, *q, sigma, num_samples, seed=seed, cache=cache)
+
+    first, seconds = recall()
+    again, as_long = recall()
+    assert len(computed) == 1
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    assert seconds == as_long > 0
+    changes = [
+        {"seed": 1},
+        {"sigma": 0.5},
+        {"num_samples": 21},
+        {"x": x.flip(0)},
+        {"q": (q[0] + 0.1, q[1])},
+        {"model": h.build(h.mlp_vae, seed=1)},
+    ]
+    for change in changes:
+        assert not torch.equal(recall(**change)[0].log_prob, first.log_prob), change
+    assert len(computed) == 1 + len(changes)
+    uncached, _ = recall(cache=None)
+    torch.testing.assert_close(uncached.log_prob, first.log_prob)
+    direct = original(x, *q, model.decode, 0.4, 20, h.make_generator(0))
+    torch.testing.assert_close(direct.log_prob, first.log_prob, atol=0.5, rtol=0)  # bfloat16 where it is fast
