@@ -1236,7 +1236,7 @@ def fit_conv_latents(data: Data, settings: Settings) -> LatentRun:
 
 
 class LogProb(NamedTuple):
-    """log p(x) of each image as importance weights give it: float64 tensors (batch,)."""
+    """log p(x) of each image as importance weights give it: float64 tensors (batch,) on the CPU."""
 
     log_prob: Tensor  # nats
     ess: Tensor  # effective sample size of the weights, from 1 to their number
@@ -1257,17 +1257,18 @@ def importance_log_prob(
     x: (batch, *event); q(z|x) = N(mu, diag exp logvar), mu and logvar (batch, d); decode: (S, d) -> (S, *event), the
     mean of p(x|z) = N(decode(z), sigma^2 I); p(z) = N(0, I). Burda et al. 2016, equation 8: on average a lower
     bound, with M = 1 the elbo, that rises to log p(x) with M. At most 2,000 draws are decoded at a time.
-    `generator` must be on the device of x. Raises ValueError for num_samples < 1, sigma <= 0, shapes that do not
-    fit together and a q that is not finite, and FloatingPointError for weights that are not.
+    `generator` must be on the device of x. Raises ValueError for num_samples < 1, a sigma that is not positive and
+    finite, shapes that do not fit together and a q that is not finite, and FloatingPointError for images with a
+    weight that is nan or infinite, or with none above zero.
     """
-    require_posterior(x, mu, logvar, num_samples=num_samples)
+    require_posterior(x, mu, logvar, sigma=sigma, num_samples=num_samples)
     batches = list(zip(x.split(200), mu.split(200), logvar.split(200), strict=True))
     parts = []
     for batch in tqdm(batches, desc="importance sampling", unit="batch", leave=False, disable=len(batches) < 5):
-        rounds = torch.arange(num_samples).split(max(1, 2_000 // len(batch[0])))
-        sums = [torch.full((len(batch[0]),), -math.inf, dtype=torch.float64, device=x.device)] * 2
-        for draws in map(len, rounds):
-            log_weights = draw_log_weights(*batch, decode, sigma, draws, generator)
+        n, at_once = len(batch[0]), max(1, 2_000 // len(batch[0]))
+        sums = [torch.full((n,), -math.inf, dtype=torch.float64)] * 2
+        for done in range(0, num_samples, at_once):
+            log_weights = draw_log_weights(*batch, decode, sigma, min(at_once, num_samples - done), generator)
             sums = [torch.logaddexp(*pair) for pair in zip(sums, log_power_sums(log_weights), strict=True)]
         parts.append(log_mean_weight(*sums, num_samples))
     return LogProb(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
@@ -1284,8 +1285,11 @@ def recall_log_prob(
     seed: int = 0,
     cache: Path | None = None,
 ) -> tuple[LogProb, float]:
-    """`importance_log_prob` with a VAE's decoder in mixed precision, or the same from `cache`; and its seconds."""
-    model = model.eval()
+    """`importance_log_prob` with a VAE's decoder in mixed precision, or the same from `cache`; and its seconds.
+
+    Leaves the model in evaluation mode.
+    """
+    model.eval()
 
     def compute() -> dict:
         start = time.perf_counter()
@@ -1296,15 +1300,17 @@ def recall_log_prob(
     if cache is None:
         record = compute()
     else:
-        code = code_behind(importance_log_prob, in_mixed_precision, *{type(module) for module in model.modules()})
+        code = code_behind(recall_log_prob, *{type(module) for module in model.modules()})
         arguments = [sigma, num_samples, seed, list(x.shape), list(mu.shape)]
         key = key_of(model, x, mu, logvar, device=x.device, code=code, arguments=arguments)
         record = cached(Path(cache) / f"logprob-{key[:24]}.pt", compute)
-    return LogProb(*(record[name].to(x.device) for name in LogProb._fields)), record["seconds"]
+    return LogProb(*(record[name] for name in LogProb._fields)), record["seconds"]
 
 
-def require_posterior(x: Tensor, mu: Tensor, logvar: Tensor, **counts: int) -> None:
-    """Raise ValueError when x (batch, *event) and q(z|x), each (batch, d), do not fit, or a count is below 1."""
+def require_posterior(x: Tensor, mu: Tensor, logvar: Tensor, sigma: float, **counts: int) -> None:
+    """Raise ValueError when x (batch, *event) and q(z|x), each (batch, d), do not fit, or a number makes no sense."""
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma is {sigma}: a standard deviation is positive and finite")
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} is {count}: give at least 1")
@@ -1318,10 +1324,10 @@ def require_posterior(x: Tensor, mu: Tensor, logvar: Tensor, **counts: int) -> N
 
 @torch.no_grad()
 def draw_log_weights(x, mu, logvar, decode, sigma: float, draws: int, generator) -> Tensor:
-    """log importance weights of `draws` samples z ~ q(z|x) for each image: (draws, batch), float64."""
+    """log importance weights of `draws` samples z ~ q(z|x) for each image: (draws, batch), float64, on the CPU."""
     x, mu, logvar = (torch.cat([value] * draws) for value in (x, mu, logvar))  # (draws x batch, ...)
     log_weights = log_weight(x, reparameterize(mu, logvar, generator), mu, logvar, decode, sigma)
-    return log_weights.double().unflatten(0, (draws, -1))  # (draws x batch,) -> (draws, batch)
+    return log_weights.cpu().double().unflatten(0, (draws, -1))  # (draws x batch,) -> (draws, batch)
 
 
 def log_weight(x, z, mu, logvar, decode, sigma: float) -> Tensor:
@@ -1346,7 +1352,10 @@ def log_mean_weight(log_sum: Tensor, log_sum_of_squares: Tensor, count: int) -> 
     ess = (sum w)^2 / sum w^2 (Kong 1992); the standard error is that of the mean weight, divided by it.
     """
     if not log_sum.isfinite().all():
-        raise FloatingPointError(f"{int((~log_sum.isfinite()).sum())} images have no finite weight: check x and decode")
+        broken = int((~log_sum.isfinite()).sum())
+        raise FloatingPointError(
+            f"{broken} images have a weight that is not finite, or none above 0: check x and decode"
+        )
     ess = torch.exp(2 * log_sum - log_sum_of_squares)
     spread = (1 / ess - 1 / count).clamp(min=0)  # rounding can take it below zero where all weights are equal
     std_error = (spread * count / (count - 1)).sqrt() if count > 1 else torch.full_like(ess, math.inf)
@@ -1371,16 +1380,21 @@ def annealed_log_prob(
 
     Arguments as in `importance_log_prob`. Each of `chains` chains per image goes from q(z|x) to the posterior, through
     q(z|x)^(1-b) p(x, z)^b with b from 0 to 1 in `temperatures` steps; a step is weighed, then followed by a move of
-    Hamiltonian Monte Carlo (Neal 2001; Wu et al. 2017). On average a lower bound, that does not rely on q being like
+    Hamiltonian Monte Carlo (Neal 2001; Wu et al. 2017). On average a lower bound, that relies less on q being like
     the posterior. `exact` (batch, d), one draw of each image's true posterior, known where x was drawn
     from the model, lets the chains run from there back to q: the result is on average an upper bound (Grosse et
-    al. 2015, "Sandwiching the marginal likelihood using bidirectional Monte Carlo"). Raises as importance_log_prob.
+    al. 2015, "Sandwiching the marginal likelihood using bidirectional Monte Carlo"), whose std_error and ess leave
+    out that an image's chains share their start. All chains of an image run at once.
+    Raises as importance_log_prob does, and ValueError for a step_size that is not positive.
     """
-    require_posterior(x, mu, logvar, chains=chains, temperatures=temperatures, leapfrogs=leapfrogs)
+    counts = {"chains": chains, "temperatures": temperatures, "leapfrogs": leapfrogs}
+    require_posterior(x, mu, logvar, sigma=sigma, **counts)
+    if not step_size > 0:
+        raise ValueError(f"step_size is {step_size}: give a positive number")
     if exact is not None:
         require_same_shape(mu, exact, "exact")
     path = torch.linspace(0, 1, temperatures + 1).tolist()
-    parts, rates = [], []
+    parts, accepted = [], 0.0
     batches = torch.arange(len(x), device=x.device).split(max(1, 2_000 // chains))
     for rows in tqdm(batches, desc="annealing", unit="batch", leave=False, disable=len(batches) < 2):
         images, *q = (torch.cat([value[rows]] * chains) for value in (x, mu, logvar))  # (chains x batch, ...)
@@ -1390,11 +1404,11 @@ def annealed_log_prob(
         )
         log_weights = log_weights.unflatten(0, (chains, -1))  # (chains x batch,) -> (chains, batch)
         parts.append(log_mean_weight(*log_power_sums(log_weights), chains))
-        rates.append(rate)
+        accepted += rate * len(rows) / len(x)
     result = LogProb(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
     if exact is not None:  # the weights were those of 1 / p(x)
         result = result._replace(log_prob=-result.log_prob)
-    return result, sum(rates) / len(rates)
+    return result, accepted
 
 
 def anneal(x, mu, logvar, decode, sigma, path, start, leapfrogs, step_size, generator) -> tuple[Tensor, float]:
@@ -1410,9 +1424,9 @@ def anneal(x, mu, logvar, decode, sigma, path, start, leapfrogs, step_size, gene
 
     z = reparameterize(mu, logvar, generator) if start is None else start
     state = ((z - mu) / deviation, *value_and_gradient(log_ratio, (z - mu) / deviation))
-    log_weights, accepted = torch.zeros(len(x), dtype=torch.float64, device=x.device), 0.0
+    log_weights, accepted = torch.zeros(len(x), dtype=torch.float64), 0.0
     for before, after in itertools.pairwise(path):
-        log_weights += (after - before) * state[1]
+        log_weights += (after - before) * state[1].cpu().double()
         state, rate = hamiltonian_move(log_ratio, state, after, leapfrogs, step_size, generator)
         accepted += rate / (len(path) - 1)
     return log_weights, accepted

@@ -111,12 +111,13 @@ def test_ess_is_that_of_the_weights(linear):
 
 
 def test_constants_are_in(linear):
-    """log N(x; 0, sigma^2 I) where the decoder ignores z; q cannot matter then, but its weights still vary."""
+    """log N(x; 0, sigma^2 I) where the decoder ignores z, whatever q is."""
+    q = torch.full((40, 2), 0.3).double(), torch.full((40, 2), 0.2).double()
     run = h.importance_log_prob(
-        linear.x, torch.zeros(40, 2), torch.zeros(40, 2), lambda z: torch.zeros(len(z), 6).double(), 0.7, 3
+        linear.x, *q, lambda z: torch.zeros(len(z), 6).double(), 0.7, 20_000, h.make_generator(0)
     )
     expected = distributions.Normal(0.0, 0.7).log_prob(linear.x).sum(1)
-    torch.testing.assert_close(run.log_prob, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(run.log_prob, expected, atol=0.02, rtol=0)
 
 
 def test_weights_out_of_reach_of_floats_stay_finite(linear):
@@ -128,18 +129,18 @@ def test_weights_out_of_reach_of_floats_stay_finite(linear):
     assert run.std_error.isfinite().all()
 
 
-@given(st.integers(1, 12), st.integers(1, 4500), st.integers(0, 3))
+@given(st.integers(1, 450), st.integers(1, 300), st.integers(0, 3))
 @settings(max_examples=25, deadline=None)
 def test_memory_is_bounded_whatever_the_sizes(images, num_samples, seed):
+    generator = h.make_generator(seed)
     decoded = []
 
     def decode(z):
         decoded.append(len(z))
         return z @ torch.ones(2, 3)
 
-    run = h.importance_log_prob(
-        torch.randn(images, 3), torch.zeros(images, 2), torch.zeros(images, 2), decode, 0.5, num_samples
-    )
+    x, zeros = torch.randn(images, 3, generator=generator), torch.zeros(images, 2)
+    run = h.importance_log_prob(x, zeros, zeros, decode, 0.5, num_samples, generator)
     assert sum(decoded) == images * num_samples
     assert max(decoded) <= 2_000
     assert (run.ess <= num_samples * (1 + 1e-9)).all()
@@ -256,8 +257,11 @@ def test_a_move_into_the_impossible_is_refused():
         return torch.where(u[:, 0] > 0, math.nan, 0.0) * u[:, 0]
 
     u = -torch.ones(100, 1)
-    state, _ = h.hamiltonian_move(log_ratio, (u, *h.value_and_gradient(log_ratio, u)), 1.0, 3, 1.0, h.make_generator(0))
+    state, rate = h.hamiltonian_move(
+        log_ratio, (u, *h.value_and_gradient(log_ratio, u)), 1.0, 3, 0.3, h.make_generator(0)
+    )
     assert (state[0] <= 0).all()
+    assert 0 < rate < 1
 
 
 def test_annealing_goes_in_batches_and_is_set_by_its_generator():
@@ -299,9 +303,9 @@ def test_what_does_not_fit_is_refused(estimator, change, message):
 
 
 @BOTH
-@pytest.mark.parametrize("sigma", [0.0, -0.4])
+@pytest.mark.parametrize("sigma", [0.0, -0.4, math.inf, math.nan])
 def test_a_sigma_that_is_no_deviation_is_refused(estimator, sigma):
-    with pytest.raises(ValueError, match=f"sigma is {sigma}: a standard deviation is positive"):
+    with pytest.raises(ValueError, match=f"sigma is {sigma}: a standard deviation is positive and finite"):
         estimator(*inputs(), lambda z: z @ torch.ones(3, 6), sigma)
 
 
@@ -312,6 +316,8 @@ def test_counts_below_one_are_refused(count):
     for name in ("chains", "temperatures", "leapfrogs"):
         with pytest.raises(ValueError, match=f"{name} is {count}: give at least 1"):
             h.annealed_log_prob(*inputs(), lambda z: z @ torch.ones(3, 6), **{name: count})
+    with pytest.raises(ValueError, match=f"step_size is {count}: give a positive number"):
+        h.annealed_log_prob(*inputs(), lambda z: z @ torch.ones(3, 6), step_size=count)
 
 
 def test_exact_draws_must_fit():
@@ -321,8 +327,14 @@ def test_exact_draws_must_fit():
 
 @BOTH
 def test_weights_that_are_not_finite_are_reported(estimator):
-    with pytest.raises(FloatingPointError, match="5 images have no finite weight: check x and decode"):
-        estimator(*inputs(), lambda z: z @ torch.full((3, 6), math.nan))
+    def broken(value):  # for two of the five images
+        return lambda z: torch.where(z[:, :1] > 10, value, z @ torch.ones(3, 6))
+
+    x, mu, logvar = inputs()
+    mu[:2] = 20
+    for value in (math.nan, math.inf):
+        with pytest.raises(FloatingPointError, match="2 images have a weight that is not finite, or none above 0"):
+            estimator(x, mu, logvar, broken(value))
 
 
 def test_a_single_weight_knows_no_error_of_its_own(linear):

@@ -26,9 +26,10 @@ def test_headline_numbers_come_from_the_run(row):
     for text in re.findall(r"−?\d+\.?\d*", headline):
         digits = len(text.partition(".")[2])
         assert float(text.replace("−", "-")) in [round(value, digits) for value in kept], f"{name}: {text}"
-    # a first run trains for so long, and spends at most two minutes more on everything else
-    training = next((r["value"] for r in RESULTS[name]["results"] if r["result"].startswith("training time of")), 0)
-    assert training < 60 * float(minutes) < training + 120
+    # a first run spends so long on what the cache keeps, and at most three minutes more on everything else
+    timed = re.compile(r"(training|estimation) time of")
+    seconds = sum(r["value"] for r in RESULTS[name]["results"] if timed.match(r["result"]))
+    assert seconds < 60 * float(minutes) < seconds + 180
 
 
 def test_links_lead_somewhere():
