@@ -99,11 +99,8 @@ def test_it_rises_with_the_number_of_samples_and_its_error_shrinks_like_the_root
 def test_ess_is_that_of_the_weights(linear):
     q, _ = linear.wrong()
     run = linear.estimate(200, *q)  # decoded in rounds of 50
-    weights = [
-        h.draw_log_weights(linear.x, *q, linear.decode, linear.sigma, 50, generator)
-        for generator in [h.make_generator(0)]
-        for _ in range(4)
-    ]
+    generator = h.make_generator(0)
+    weights = [h.draw_log_weights(linear.x, *q, linear.decode, linear.sigma, 50, generator) for _ in range(4)]
     weights = torch.cat(weights).exp()  # (samples, images)
     torch.testing.assert_close(run.log_prob, weights.mean(0).log())
     torch.testing.assert_close(run.ess, weights.sum(0).square() / weights.square().sum(0))
@@ -165,9 +162,7 @@ def test_images_keep_their_shape_for_the_decoder(data):
     x = data.test_x[:5]
     q = h.in_batches(model.encode, x)
     run = h.importance_log_prob(x, *q, model.decode, num_samples=4, generator=h.make_generator(0))
-    generator = h.make_generator(0)
-    z = [h.reparameterize(*(torch.cat([part] * 4) for part in q), generator)]
-    z = z[0].view(4, 5, -1)
+    z = h.reparameterize(*(torch.cat([part] * 4) for part in q), h.make_generator(0)).view(4, 5, -1)
     log_weights = []
     for draw in z:
         log_q = distributions.Normal(q[0], (0.5 * q[1]).exp()).log_prob(draw).sum(1)

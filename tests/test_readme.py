@@ -26,10 +26,14 @@ def test_headline_numbers_come_from_the_run(row):
     for text in re.findall(r"−?\d+\.?\d*", headline):
         digits = len(text.partition(".")[2])
         assert float(text.replace("−", "-")) in [round(value, digits) for value in kept], f"{name}: {text}"
-    # a first run spends so long on what the cache keeps, and at most three minutes more on everything else
-    timed = re.compile(r"(training|estimation) time of")
-    seconds = sum(r["value"] for r in RESULTS[name]["results"] if timed.match(r["result"]))
-    assert seconds < 60 * float(minutes) < seconds + 180
+    # a first run spends so long on what the cache keeps, and at most two minutes more on everything else;
+    # three where it estimates, as annealing is not kept
+    results = RESULTS[name]["results"]
+    training, estimation = (
+        sum(r["value"] for r in results if r["result"].startswith(f"{kind} time of"))
+        for kind in ("training", "estimation")
+    )
+    assert training + estimation < 60 * float(minutes) < training + estimation + (180 if estimation else 120)
 
 
 def test_links_lead_somewhere():
