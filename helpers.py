@@ -12,6 +12,7 @@ Images are float32 in [0, 1] of shape (batch, 1, 28, 28).
 
 import ast
 import contextlib
+import copy
 import gzip
 import hashlib
 import http.client
@@ -28,8 +29,9 @@ import time
 import tokenize
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,9 +42,13 @@ import torch
 import torch.nn.functional as F
 from IPython.display import Markdown, display
 from matplotlib.ticker import LogLocator, NullFormatter
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.datasets import load_digits
-from sklearn.mixture import GaussianMixture
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -1463,31 +1469,493 @@ def hamiltonian_move(log_ratio, state: tuple[Tensor, Tensor, Tensor], b: float, 
 
 
 # ---------------------------------------------------------------------------------------------
-# Mixture: a prior that fits the codes
+# Mixture: Gaussians fitted by expectation and maximisation, to cluster codes and as a prior
 # ---------------------------------------------------------------------------------------------
 
 
-def fit_prior(mu: Tensor, logvar: Tensor, n_components: int, seed: int = 0) -> Callable[[int], Tensor]:
-    """A sampler, n -> z (n, d), of a Gaussian mixture fitted to the aggregate posterior (1/N) sum_i q(z|x_i).
+class Gaussians(NamedTuple):
+    """A mixture of K Gaussians over d = g b dimensions that are independent between g blocks of b. float64.
 
-    mu and logvar: (N, d). Fitted, with full covariances, to one draw from each q(z|x_i), over the latents that
-    carry more than 0.1 nats on average (or the most of all); the others keep N(0, 1). Each call draws anew.
-    "Ex-post density estimation" of Ghosh et al. 2020.
+    Full covariances are one block of d dimensions, diagonal ones d blocks of 1: the same code serves both.
     """
-    z = reparameterize(mu, logvar, make_generator(seed, mu.device)).cpu()
-    kl = kl_per_dimension(mu, logvar).mean(0).cpu()
-    informative = kl >= min(0.1, kl.max())  # (d,)
-    mixture = GaussianMixture(n_components, tol=1e-2, max_iter=200, random_state=np.random.RandomState(seed))
-    mixture.fit(z[:, informative].double().numpy())
-    generator = make_generator(seed + 1)
 
-    def sample(n: int) -> Tensor:
+    weights: Tensor  # (K,), positive, their sum is 1
+    means: Tensor  # (K, g, b)
+    covariances: Tensor  # (K, g, b, b)
+
+
+class Frame(NamedTuple):
+    """Coordinates u = (x - mean) forward, block by block, of points (g, n, b); x = u backward + mean."""
+
+    mean: Tensor  # (g, 1, b)
+    forward: Tensor  # (g, b, b)
+    backward: Tensor  # (g, b, b)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """x (g, n, b) -> u (g, n, b)."""
+        return (x - self.mean) @ self.forward
+
+    def transform(self, mixture: Gaussians) -> Gaussians:
+        """A mixture over x as the mixture over u."""
+        means = self.enter(mixture.means.transpose(0, 1)).transpose(0, 1)
+        return Gaussians(mixture.weights, means, self.forward.mT @ mixture.covariances @ self.forward)
+
+    def restore(self, mixture: Gaussians) -> Gaussians:
+        """A mixture over u as the mixture over x."""
+        means = (mixture.means.transpose(0, 1) @ self.backward + self.mean).transpose(0, 1)
+        return Gaussians(mixture.weights, means, self.backward.mT @ mixture.covariances @ self.backward)
+
+    def log_volume(self) -> Tensor:
+        """log p(u) - log p(x), the same everywhere."""
+        return torch.linalg.slogdet(self.backward).logabsdet.sum()
+
+
+def whitening(mean: Tensor, covariance: Tensor) -> Frame:
+    """The frame in which what has this mean (g, 1, b) and covariance (g, b, b) has the identity for its covariance."""
+    deviation = covariance.diagonal(dim1=1, dim2=2).sqrt()  # (g, b)
+    scale = torch.where(deviation > 0, deviation, 1.0)  # first each column by itself: units may differ by any factor
+    values, axes = torch.linalg.eigh(covariance / (scale[:, :, None] * scale[:, None, :]))  # (g, b), (g, b, b)
+    roots = values.clamp(min=1e-14).sqrt()[:, None, :]  # clamped where columns are constant or depend on others
+    return Frame(mean, axes / roots / scale[:, :, None], (axes * roots).mT * scale[:, None, :])
+
+
+def monomials(u: Tensor) -> Tensor:
+    """1, every u_i and, within blocks, every u_i u_j with i <= j: (g, n, b) -> (n, 1 + g (b + b (b + 1) / 2))."""
+    pairs = [u[:, :, i : i + 1] * u[:, :, i:] for i in range(u.shape[2])]  # in the order of torch.triu_indices
+    columns = torch.cat([u, *pairs], 2)  # (g, n, b + pairs)
+    columns = columns.transpose(0, 1).flatten(1)  # (n, g (b + pairs))
+    return torch.cat([torch.ones_like(columns[:, :1]), columns], 1)
+
+
+def safe_cholesky(covariances: Tensor) -> Tensor:
+    """Lower factors (..., b, b). Raises ValueError for a covariance that is singular beside that of all data, 1."""
+    factors, failed = torch.linalg.cholesky_ex(covariances)
+    if failed.any() or not factors.diagonal(dim1=-2, dim2=-1).min() > 1e-12:
+        raise ValueError(
+            "a component's covariance is singular, as its samples coincide or lie in a plane: "
+            "raise reg_covar, lower n_components, or drop constant and dependent columns"
+        )
+    return factors
+
+
+class JointDensity:
+    """log weights_k N(u; means_k, covariances_k) as a function of u: a linear one of monomials(u).
+
+    `narrow` lists the components for which squares as large as `reach`, the largest |u|^2, would cancel to fewer
+    than eight digits; they are computed from u itself.
+    """
+
+    def __init__(self, mixture: Gaussians, reach: float):
+        self.means, self.factors = mixture.means, safe_cholesky(mixture.covariances)
+        size, block = mixture.means[0].numel(), mixture.means.shape[2]
+        precision = torch.cholesky_inverse(self.factors)  # (K, g, b, b)
+        linear = (precision @ self.means[..., None]).squeeze(3)  # (K, g, b)
+        log_det = 2 * self.factors.diagonal(dim1=2, dim2=3).log().flatten(1).sum(1)
+        self.peak = mixture.weights.log() - 0.5 * (log_det + size * math.log(2 * math.pi))  # (K,)
+        constant = self.peak - 0.5 * (linear * self.means).flatten(1).sum(1)
+        i, j = torch.triu_indices(block, block)
+        quadratic = -precision[..., i, j] * torch.where(i == j, 0.5, 1.0)  # (K, g, pairs)
+        self.coefficients = torch.cat([constant[:, None], torch.cat([linear, quadratic], 2).flatten(1)], 1)
+        trace = precision.diagonal(dim1=2, dim2=3).flatten(1).sum(1)
+        self.narrow = (trace * reach > 1e8).nonzero().flatten().tolist()
+
+    def __call__(self, u: Tensor, features: Tensor) -> Tensor:
+        """u (g, n, b) and its monomials -> (n, K)."""
+        result = features @ self.coefficients.T
+        for k in self.narrow:
+            offset = (u - self.means[k, :, None]).mT  # (g, b, n)
+            white = torch.linalg.solve_triangular(self.factors[k], offset, upper=False)
+            result[:, k] = self.peak[k] - 0.5 * white.square().sum((0, 1))
+        return result
+
+
+def expectation_step(parts: Iterable[tuple[Tensor, Tensor]], mixture: Gaussians, reach: float):
+    """The E step: log p(u) (n,), and for each component the sums over n of responsibility * monomials.
+
+    parts: (u, monomials(u)), some samples each. The sums (K, 1 + ...) are about `origins` (K, g, b): zero or, for a
+    narrow component, its mean.
+    """
+    log_joint = JointDensity(mixture, reach)
+    origins = torch.zeros_like(mixture.means)
+    origins[log_joint.narrow] = mixture.means[log_joint.narrow]
+    log_p, sums = [], 0
+    for u, features in parts:
+        joint = log_joint(u, features)  # (n, K)
+        log_p.append(joint.logsumexp(1))
+        responsibilities = joint.sub_(log_p[-1][:, None]).exp_()  # p(k|u), (n, K)
+        partial = responsibilities.T @ features
+        for k in log_joint.narrow:
+            partial[k] = responsibilities[:, k] @ monomials(u - origins[k, :, None])
+        sums = sums + partial
+    return torch.cat(log_p), sums, origins
+
+
+def maximization_step(sums: Tensor, origins: Tensor, mixture: Gaussians, regularize: Callable) -> Gaussians:
+    """The M step: the mixture that maximises the expected log-likelihood, its covariances regularised.
+
+    A component that holds less than a tenth of a sample keeps its shape.
+    """
+    groups, block = origins.shape[1:]
+    counts = sums[:, 0].clamp(min=10 * torch.finfo(sums.dtype).eps)
+    i, j = torch.triu_indices(block, block)
+    first, second = (sums[:, 1:] / counts[:, None]).unflatten(1, (groups, -1)).split([block, len(i)], dim=2)
+    covariances = torch.empty_like(mixture.covariances)
+    covariances[..., i, j] = covariances[..., j, i] = second - first[..., i] * first[..., j]
+    alive = (counts > 0.1)[:, None, None]
+    return Gaussians(
+        counts / counts.sum(),
+        torch.where(alive, origins + first, mixture.means),
+        torch.where(alive[..., None], regularize(covariances), mixture.covariances),
+    )
+
+
+def revive(mixture: Gaussians, count: Tensor, log_p: Tensor, u: Tensor) -> Gaussians | None:
+    """Move a dead component, one with less than a tenth of a sample, to the sample of the lowest log p(u).
+
+    None where no component is dead, or where this would not raise the likelihood.
+    """
+    dead, worst = count.argmin(), log_p.argmin()
+    covariance = torch.einsum("k,kgij->gij", mixture.weights, mixture.covariances)
+    spread = torch.linalg.slogdet(2 * math.pi * covariance).logabsdet.sum()
+    # with weight 1/n the others lose 1 nat in all, and this sample gains what it now has above its log p(u)
+    if count[dead] > 0.1 or -0.5 * spread - math.log(len(log_p)) < log_p[worst] + 2:
+        return None
+    weights, means, covariances = (values.clone() for values in mixture)
+    weights[dead], means[dead], covariances[dead] = 1 / len(log_p), u[:, worst], covariance
+    return Gaussians(weights / weights.sum(), means, covariances)
+
+
+def with_monomials(u: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """u (g, n, b) in parts that fit a cache, each with its monomials."""
+    for part in u.split(4096, dim=1):
+        yield part, monomials(part)
+
+
+def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol: float, max_iter: int, keep=2**28):
+    """Expectation and maximisation from `mixture`, until the mean of log p(u) rises by less than `tol`.
+
+    u: (g, n, b). Monomials are kept between iterations where n d b is less than `keep`, that is, in about 1 GiB.
+    Returns the mixture, the mean log-likelihood before each iteration, and whether it converged.
+    Dempster, Laird and Rubin 1977; Bishop 2006, section 9.2.2.
+    """
+    reach = float(u.square().sum((0, 2)).max())
+    kept = list(with_monomials(u)) if u.numel() * u.shape[2] < keep else None
+    lower_bounds, settled = [-math.inf], False
+    while not settled and len(lower_bounds) <= max_iter:
+        log_p, sums, origins = expectation_step(kept or with_monomials(u), mixture, reach)
+        lower_bounds.append(float(log_p.mean()))
+        revived = revive(mixture, sums[:, 0], log_p, u)
+        mixture = revived or maximization_step(sums, origins, mixture, regularize)
+        settled = revived is None and abs(lower_bounds[-1] - lower_bounds[-2]) < tol
+    return mixture, lower_bounds[1:], settled
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):
+    """A mixture of Gaussians, fitted by EM: a scikit-learn estimator with the interface of scikit-learn's own.
+
+    p(x) = sum_k weights_[k] N(x; means_[k], covariances_[k]). Steps and stopping rule are scikit-learn's: from the same
+    start both take the same path. Here each step is one matrix product over all components, in coordinates that
+    whiten the data, so that scale and distance from zero cost no digits; a component that dies is used again.
+
+    n_components: K. covariance_type: "full" (K, d, d), "diag" (K, d) or "spherical" (K,). tol: of the mean
+    log-likelihood in nats, at which EM stops. reg_covar: added to every variance. max_iter, n_init: iterations of a
+    run, and runs, of which the best is kept. init_params: the first clustering, by "kmeans" (which itself starts from
+    k-means++), or by the nearest of K samples drawn by "k-means++" or uniformly, "random_from_data". weights_init (K,),
+    means_init (K, d), precisions_init (as covariance_type): a start of your own, in whole or in part.
+    random_state: seed.
+
+    After fit: weights_, means_, covariances_, converged_, n_iter_, lower_bounds_ (mean log-likelihood by iteration) and
+    lower_bound_, the last of them.
+    """
+
+    def __init__(
+        self,
+        n_components=1,
+        *,
+        covariance_type="full",
+        tol=1e-3,
+        reg_covar=1e-6,
+        max_iter=100,
+        n_init=1,
+        init_params="kmeans",
+        weights_init=None,
+        means_init=None,
+        precisions_init=None,
+        random_state=None,
+    ):
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+
+    def fit(self, X, y=None) -> "GaussianMixture":
+        """Fit to X (n, d). Raises ValueError for settings or data that cannot be fitted; y is not used."""
+        self._check_settings()
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        if len(X) < self.n_components:
+            raise ValueError(
+                f"n_components is {self.n_components}, but X has n_samples = {len(X)}: "
+                "give at least one sample per component"
+            )
+        x = self._blocks(X)
+        frame = self._frame(x)
+        u, rng = frame.enter(x), check_random_state(self.random_state)
+        added = self.reg_covar * frame.forward.mT @ frame.forward
+
+        def regularize(covariances: Tensor) -> Tensor:
+            if self.covariance_type == "spherical":
+                covariances = covariances.mean(1, keepdim=True).expand_as(covariances)
+            return covariances + added
+
+        runs = []
+        for _ in range(self.n_init):
+            start = frame.restore(self._start(self._labels(X, rng), u, regularize))
+            start = frame.transform(self._given(start))
+            runs.append(maximize_likelihood(u, start, regularize, self.tol, self.max_iter))
+        best, bounds, self.converged_ = max(runs, key=lambda run: run[1][-1])
+        self.lower_bounds_ = [bound - float(frame.log_volume()) for bound in bounds]
+        self.lower_bound_, self.n_iter_ = self.lower_bounds_[-1], len(bounds)
+        if not self.converged_:
+            warnings.warn(
+                f"the log-likelihood has not settled to tol={self.tol:g} in max_iter={self.max_iter} iterations: "
+                "raise max_iter or tol, or lower n_components",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        self._keep(frame.restore(best))
+        return self
+
+    def _check_settings(self) -> None:
+        for name in ("n_components", "max_iter", "n_init"):
+            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: give a whole number of at least 1")
+        for name in ("tol", "reg_covar"):
+            if not isinstance(getattr(self, name), Real) or not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least 0")
+        choices = {
+            "covariance_type": ("full", "diag", "spherical"),
+            "init_params": ("kmeans", "k-means++", "random_from_data"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(map(repr, known))}")
+
+    def _blocks(self, X: np.ndarray) -> Tensor:
+        """(n, d) -> (g, n, b)."""
+        x = torch.tensor(X)
+        return (x[None] if self.covariance_type == "full" else x.T[:, :, None]).contiguous()
+
+    def _frame(self, x: Tensor) -> Frame:
+        """The frame that whitens x (g, n, b) as far as covariance_type sees it."""
+        first = x[:, :1]
+        mean = first + (x - first).mean(1, keepdim=True)  # exact for constant columns
+        covariance = (x - mean).mT @ (x - mean) / x.shape[1]
+        if not covariance.isfinite().all():
+            raise ValueError(f"X reaches {x.abs().max():.3g}: its squares overflow; scale it down")
+        if self.covariance_type == "spherical":
+            covariance = covariance.mean(0, keepdim=True).expand_as(covariance)
+        return whitening(mean, covariance)
+
+    def _labels(self, X: np.ndarray, rng: np.random.RandomState) -> Tensor:
+        """A first clustering of X (n, d): (n,), in 0 .. K - 1."""
+        if self.init_params == "kmeans":
+            return torch.from_numpy(KMeans(self.n_components, n_init=1, random_state=rng).fit(X).labels_).long()
+        if self.init_params == "k-means++":
+            _, chosen = kmeans_plusplus(X, self.n_components, random_state=rng)
+        else:
+            chosen = rng.choice(len(X), self.n_components, replace=False)
+        x = torch.tensor(X - X.mean(0))
+        return torch.cdist(x, x[chosen]).argmin(1)
+
+    def _start(self, labels: Tensor, u: Tensor, regularize: Callable) -> Gaussians:
+        """The M step for samples u (g, n, b) that belong to one component each; an empty one is as wide as the data."""
+        groups, block = u.shape[0], u.shape[2]
+        points, counts = u.transpose(0, 1), labels.bincount(minlength=self.n_components)  # (n, g, b), (K,)
+        origins = points.new_zeros(len(counts), groups, block).index_add(0, labels, points)
+        origins /= counts.clamp(min=1)[:, None, None]
+        offsets = (points - origins[labels]).transpose(0, 1)  # (g, n, b)
+        sums = 0
+        for (_, features), members in zip(with_monomials(offsets), labels.split(4096), strict=True):
+            sums = sums + F.one_hot(members, len(counts)).to(u.dtype).T @ features
+        identity = torch.eye(block, dtype=u.dtype).expand(len(counts), groups, -1, -1)
+        return maximization_step(sums, origins, Gaussians(counts, origins, identity), regularize)
+
+    def _given(self, mixture: Gaussians) -> Gaussians:
+        """The mixture with what weights_init, means_init and precisions_init say in place of what was drawn."""
+        count, size = self.n_components, self.n_features_in_
+        shape = {"full": (count, size, size), "diag": (count, size), "spherical": (count,)}[self.covariance_type]
+        given = {}
+        for name, expected in {"weights": (count,), "means": (count, size), "precisions": shape}.items():
+            value = getattr(self, f"{name}_init")
+            if value is not None:
+                value = given[name] = np.array(value, dtype=np.float64)
+                if value.shape != expected or not np.isfinite(value).all():
+                    raise ValueError(f"{name}_init has shape {value.shape}: give finite numbers of shape {expected}")
+        if "weights" in given:
+            weights = given["weights"]
+            if weights.min() <= 0 or not math.isclose(weights.sum(), 1, abs_tol=1e-6):
+                raise ValueError(f"weights_init is {weights}: give positive numbers whose sum is 1")
+            mixture = mixture._replace(weights=torch.from_numpy(weights))
+        if "means" in given:
+            mixture = mixture._replace(means=self._blocks(given["means"]).transpose(0, 1))
+        if "precisions" in given:
+            precisions = self._covariance_blocks(given["precisions"])
+            if torch.linalg.cholesky_ex(precisions)[1].any() or not torch.equal(precisions, precisions.mT):
+                raise ValueError("precisions_init holds a matrix that is not symmetric and positive definite: mend it")
+            mixture = mixture._replace(covariances=torch.linalg.inv(precisions))
+        return mixture
+
+    def _covariance_blocks(self, covariances: np.ndarray) -> Tensor:
+        """As covariance_type has them -> (K, g, b, b)."""
+        values, size = torch.from_numpy(covariances), self.n_features_in_
+        if self.covariance_type == "full":
+            return values[:, None]
+        return values.view(len(values), -1, 1, 1).expand(-1, size, -1, -1)
+
+    def _keep(self, mixture: Gaussians) -> None:
+        """Set the fitted attributes from a mixture over x."""
+        self.weights_, self.means_ = mixture.weights.numpy(), mixture.means.flatten(1).numpy()
+        covariances = mixture.covariances.numpy()
+        full = self.covariance_type == "full"
+        self.covariances_ = covariances[:, 0] if full else covariances[:, :, 0, 0]  # (K, d, d) or (K, d)
+        if self.covariance_type == "spherical":
+            self.covariances_ = self.covariances_.mean(1)
+
+    def _mixture(self) -> Gaussians:
+        """The fitted mixture over x."""
+        means = self._blocks(self.means_).transpose(0, 1)
+        return Gaussians(torch.from_numpy(self.weights_), means, self._covariance_blocks(self.covariances_))
+
+    def _log_joint(self, X) -> Tensor:
+        """log weights_k N(x; k) for X (n, d): (n, K)."""
+        check_is_fitted(self)
+        x = self._blocks(validate_data(self, X, dtype=np.float64, reset=False))
+        mixture = self._mixture()
+        mean = torch.einsum("k,kgi->gi", mixture.weights, mixture.means)
+        offset = mixture.means - mean
+        spread = mixture.covariances + offset[..., :, None] * offset[..., None, :]
+        frame = whitening(mean[:, None], torch.einsum("k,kgij->gij", mixture.weights, spread))
+        u = frame.enter(x)
+        log_joint = JointDensity(frame.transform(mixture), reach=float(u.square().sum((0, 2)).max()))
+        return torch.cat([log_joint(*part) for part in with_monomials(u)]) - frame.log_volume()
+
+    def score_samples(self, X) -> np.ndarray:
+        """log p(x) in nats. (n, d) -> (n,)."""
+        return self._log_joint(X).logsumexp(1).numpy()
+
+    def score(self, X, y=None) -> float:
+        """The mean of log p(x) in nats; y is not used."""
+        return float(self.score_samples(X).mean())
+
+    def predict_proba(self, X) -> np.ndarray:
+        """Responsibilities p(k|x). (n, d) -> (n, K)."""
+        return self._log_joint(X).softmax(1).numpy()
+
+    def predict(self, X) -> np.ndarray:
+        """The component of the largest responsibility. (n, d) -> (n,)."""
+        return self._log_joint(X).argmax(1).numpy()
+
+    def fit_predict(self, X, y=None) -> np.ndarray:
+        """fit(X).predict(X)."""
+        return self.fit(X).predict(X)
+
+    def sample(self, n_samples=1) -> tuple[np.ndarray, np.ndarray]:
+        """n samples (n, d) and the components they are of (n,), in the order of the components.
+
+        From random_state: the same at each call where that is a seed, new ones where it is a RandomState.
+        """
+        check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples is {n_samples!r}: draw a whole number of at least 1")
+        rng, mixture = check_random_state(self.random_state), self._mixture()
+        counts = rng.multinomial(n_samples, self.weights_)
+        eps = torch.from_numpy(rng.standard_normal((n_samples, self.n_features_in_)))
+        eps = eps.unflatten(1, mixture.means.shape[1:]).transpose(0, 1).split(counts.tolist(), 1)  # K x (g, count, b)
+        factors = torch.linalg.cholesky(mixture.covariances)
+        drawn = [mean[:, None] + e @ factor.mT for mean, e, factor in zip(mixture.means, eps, factors, strict=True)]
+        return torch.cat(drawn, 1).transpose(0, 1).flatten(1).numpy(), np.arange(len(counts)).repeat(counts)
+
+    def _num_parameters(self) -> int:
+        count, size = self.means_.shape
+        shape = {"full": size * (size + 1) // 2, "diag": size, "spherical": 1}[self.covariance_type]
+        return count * (size + shape + 1) - 1
+
+    def bic(self, X) -> float:
+        """Bayesian information criterion on X, in nats times two: lower is better (Schwarz 1978)."""
+        return -2 * self.score(X) * len(X) + self._num_parameters() * math.log(len(X))
+
+    def aic(self, X) -> float:
+        """Akaike's information criterion on X, in nats times two: lower is better (Akaike 1974)."""
+        return -2 * self.score(X) * len(X) + 2 * self._num_parameters()
+
+
+@dataclass
+class FittedPrior:
+    """A mixture over the latents that carry information; the others keep N(0, 1)."""
+
+    mixture: GaussianMixture
+    informative: Tensor  # bool (d,)
+    generator: torch.Generator
+
+    def informative_part(self, z: Tensor) -> np.ndarray:
+        """What the mixture is a density of. z (n, d) -> (n, informative latents)."""
+        return z[:, self.informative].cpu().double().numpy()
+
+    def complete(self, part: np.ndarray, others: Tensor) -> Tensor:
+        """The z (n, d) of which `part` is the informative part, with its other latents from `others` (n, d)."""
+        z = others.clone()
+        z[:, self.informative] = torch.from_numpy(part).to(z)
+        return z
+
+    def component_means(self) -> Tensor:
+        """The mean of every component as a z. (K, d)."""
+        zeros = torch.zeros(len(self.mixture.means_), len(self.informative), device=self.informative.device)
+        return self.complete(self.mixture.means_, zeros)
+
+    def sample(self, n: int, components: Iterable[int] | None = None) -> Tensor:
+        """n new draws in random order, (n, d); of some components only, in the proportions of their weights.
+
+        Raises ValueError for components that are not there.
+        """
+        mixture = copy.copy(self.mixture)
+        if components is not None:
+            chosen, count = np.asarray(components, dtype=int), len(mixture.weights_)
+            if not len(chosen) or chosen.min() < 0 or chosen.max() >= count:
+                raise ValueError(f"components is {chosen.tolist()}: give one or more from 0 to {count - 1}")
+            for name in ("weights_", "means_", "covariances_"):
+                setattr(mixture, name, getattr(mixture, name)[chosen])
+            mixture.weights_ = mixture.weights_ / mixture.weights_.sum()
         drawn, _ = mixture.sample(n)  # in the order of the components
-        z = torch.randn(n, mu.shape[1], generator=generator)
-        z[:, informative] = torch.from_numpy(drawn).float()[torch.randperm(n, generator=generator)]
-        return z.to(mu.device)
+        shuffled = drawn[torch.randperm(n, generator=self.generator).numpy()]
+        others = torch.randn(n, len(self.informative), generator=self.generator)
+        return self.complete(shuffled, others.to(self.informative.device))
 
-    return sample
+
+def informative_latents(mu: Tensor, logvar: Tensor) -> Tensor:
+    """The latents of q(z|x) that carry more than 0.1 nats on average, or the most of all: (N, d) -> bool (d,)."""
+    kl = kl_per_dimension(mu, logvar).mean(0)
+    return kl >= kl.max().clamp(max=0.1)
+
+
+def fit_prior(mu: Tensor, logvar: Tensor, n_components: int, seed: int = 0, draws: int = 1) -> FittedPrior:
+    """A Gaussian mixture fitted to the aggregate posterior (1/N) sum_i q(z|x_i), to be sampled in place of N(0, I).
+
+    mu and logvar: (N, d). Fitted, with full covariances, to `draws` draws from each q(z|x_i), over the
+    informative latents. "Ex-post density estimation" of Ghosh et al. 2020.
+    """
+    generator = make_generator(seed, mu.device)
+    z = torch.cat([reparameterize(mu, logvar, generator) for _ in range(draws)])
+    mixture = GaussianMixture(n_components, max_iter=500, random_state=np.random.RandomState(seed))
+    prior = FittedPrior(mixture, informative_latents(mu, logvar), make_generator(seed + 1))
+    mixture.fit(prior.informative_part(z))
+    return prior
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1535,6 +2003,26 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
     mean_gap = (a.mean(0) - b.mean(0)).square().sum()
     return max(0.0, float(mean_gap + cov_a.trace() + cov_b.trace() - 2 * cross))
+
+
+@torch.no_grad()
+def judge(classifier: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The classifier's penultimate features (n, feature_size) and class probabilities (n, 10) of images."""
+    features = in_batches(classifier.features, x)
+    return features, classifier.head(features).softmax(1)
+
+
+def picture_quality(classifier: Classifier, x: Tensor, real_features: Tensor) -> dict[str, float]:
+    """Images (n, 1, 28, 28) in numbers: distance to real ones, the classifier's confidence, shares of the digits."""
+    features, probabilities = judge(classifier, x)
+    confidence, share = probabilities.max(1).values, class_share(probabilities)
+    return {
+        "Fréchet distance": frechet_distance(features, real_features),
+        "confidence (%)": 100 * confidence.mean().item(),
+        "doubtful (%)": 100 * (confidence < 0.9).float().mean().item(),
+        "rarest digit (%)": 100 * share.min().item(),
+        "commonest digit (%)": 100 * share.max().item(),
+    }
 
 
 # ---------------------------------------------------------------------------------------------

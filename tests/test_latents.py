@@ -418,17 +418,17 @@ def two_clusters():
 
 def test_a_fitted_prior_is_the_aggregate_posterior(two_clusters):
     mu, logvar = two_clusters
-    z = h.fit_prior(mu, logvar, 2)(20_000)
+    z = h.fit_prior(mu, logvar, 2).sample(20_000)
     assert z.shape == (20_000, 3)
     torch.testing.assert_close(z.mean(0), mu.mean(0), atol=0.15, rtol=0)
     aggregate = torch.cov(mu.T) + torch.diag(logvar[0].exp())  # law of total covariance
     torch.testing.assert_close(torch.cov(z.T), aggregate, atol=0.15, rtol=0)
     assert (z[:, 0].abs() < 1).float().mean() < 0.01  # nothing between the clusters, as one Gaussian would have it
-    assert (h.fit_prior(mu, logvar, 1)(20_000)[:, 0].abs() < 1).float().mean() > 0.1
+    assert (h.fit_prior(mu, logvar, 1).sample(20_000)[:, 0].abs() < 1).float().mean() > 0.1
 
 
 def test_draws_of_a_fitted_prior_are_mixed_new_each_time_and_set_by_the_seed(two_clusters):
-    sample, again, other = (h.fit_prior(*two_clusters, 2, seed=seed) for seed in (0, 0, 1))
+    sample, again, other = (h.fit_prior(*two_clusters, 2, seed=seed).sample for seed in (0, 0, 1))
     first, second = sample(100), sample(100)
     assert 10 < (first[:50, 0] > 0).sum() < 40  # both clusters among the first half
     assert not torch.equal(first, second)
@@ -437,7 +437,7 @@ def test_draws_of_a_fitted_prior_are_mixed_new_each_time_and_set_by_the_seed(two
 
 
 def test_a_fitted_prior_takes_codes_that_carry_nothing():
-    z = h.fit_prior(torch.zeros(300, 3), torch.zeros(300, 3), 1)(2000)
+    z = h.fit_prior(torch.zeros(300, 3), torch.zeros(300, 3), 1).sample(2000)
     torch.testing.assert_close(torch.cov(z.T), torch.eye(3), atol=0.3, rtol=0)
 
 

@@ -1,0 +1,371 @@
+"""The Gaussian mixture against scikit-learn's, closed forms and torch.distributions."""
+
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.mixture import GaussianMixture as Peer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import distributions
+
+import helpers as h
+
+TYPES = ("full", "diag", "spherical")
+
+
+def blobs(seed=0, count=4, size=3, each=150, distance=3.0):
+    """Samples (count * each, size) of `count` Gaussians, each with a covariance of its own."""
+    rng = np.random.default_rng(seed)
+    means = distance * rng.normal(size=(count, size))
+    return np.concatenate([rng.normal(size=(each, size)) @ rng.normal(size=(size, size)) + mean for mean in means])
+
+
+def own_start(covariance_type, means):
+    """weights_init, means_init and precisions_init."""
+    count, size = means.shape
+    precision = {"full": np.eye(size), "diag": np.ones(size), "spherical": np.ones(())}[covariance_type]
+    weights = np.arange(1, count + 1) / np.arange(1, count + 1).sum()
+    return {"weights_init": weights, "means_init": means, "precisions_init": np.stack([precision] * count)}
+
+
+def assert_same_mixture(ours, peer, x):
+    for name in ("weights_", "means_", "covariances_", "lower_bounds_"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(peer, name), rtol=1e-8, atol=1e-8, err_msg=name)
+    for name in ("n_iter_", "converged_", "n_features_in_"):
+        assert getattr(ours, name) == getattr(peer, name)
+    assert ours.lower_bound_ == pytest.approx(peer.lower_bound_, abs=1e-9)
+    for name in ("score_samples", "predict_proba", "predict", "score", "bic", "aic"):
+        np.testing.assert_allclose(getattr(ours, name)(x), getattr(peer, name)(x), rtol=1e-8, atol=1e-8, err_msg=name)
+
+
+@parametrize_with_checks(
+    [
+        h.GaussianMixture(),
+        h.GaussianMixture(2, covariance_type="diag", init_params="k-means++"),
+        h.GaussianMixture(2, covariance_type="spherical", init_params="random_from_data", max_iter=200),
+    ]
+)
+def test_it_is_a_scikit_learn_estimator(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("components", [1, 4, 7])
+def test_with_nothing_but_a_seed_it_takes_scikit_learns_path(covariance_type, components):
+    x = blobs()
+    ours, peer = (
+        kind(components, covariance_type=covariance_type, tol=1e-5, max_iter=300, random_state=3).fit(x)
+        for kind in (h.GaussianMixture, Peer)
+    )
+    assert ours.n_iter_ > 1
+    assert_same_mixture(ours, peer, x)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_same_start_and_iterations_give_the_same_mixture(covariance_type):
+    x = blobs(seed=1)
+    start = own_start(covariance_type, x[[0, 200, 310, 590]])
+    for iterations, reg in itertools.product((1, 2, 40), (0.0, 0.3)):
+        settings = {"covariance_type": covariance_type, "max_iter": iterations, "tol": 0.0, "reg_covar": reg}
+        assert_same_mixture(h.GaussianMixture(4, **settings, **start).fit(x), Peer(4, **settings, **start).fit(x), x)
+
+
+def test_part_of_a_start_may_be_given():
+    x = blobs(seed=1)
+    for name, value in own_start("full", x[[0, 200, 310, 590]]).items():
+        start = {name: value, "random_state": 0}
+        assert_same_mixture(h.GaussianMixture(4, **start).fit(x), Peer(4, **start).fit(x), x)
+
+
+@given(st.integers(0, 10_000), st.sampled_from(TYPES), st.integers(1, 6), st.integers(1, 4))
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_likelihood_never_falls(seed, covariance_type, components, size):
+    x = blobs(seed, count=3, size=size, each=40, distance=1.5)
+    settings = {"covariance_type": covariance_type, "tol": 0.0, "max_iter": 30, "reg_covar": 1e-9}
+    mixture = h.GaussianMixture(components, init_params="k-means++", random_state=seed, **settings).fit(x)
+    assert np.diff(mixture.lower_bounds_).min() > -1e-7
+    assert mixture.lower_bounds_[-1] <= mixture.score(x) + 1e-7  # the last step is not in lower_bounds_
+    np.testing.assert_allclose(mixture.predict_proba(x).sum(1), 1)
+    assert mixture.weights_.sum() == pytest.approx(1)
+    assert (mixture.weights_ > 0).all()
+
+
+@given(st.integers(0, 10_000), st.sampled_from(TYPES))
+def test_the_density_is_that_of_torch(seed, covariance_type):
+    x = blobs(seed, each=30)
+    mixture = h.GaussianMixture(3, covariance_type=covariance_type, max_iter=300, random_state=seed).fit(x)
+    covariances = torch.from_numpy(mixture.covariances_)
+    if covariance_type == "spherical":
+        covariances = covariances[:, None].expand(-1, 3)
+    if covariance_type != "full":
+        covariances = torch.diag_embed(covariances)
+    reference = distributions.MixtureSameFamily(
+        distributions.Categorical(torch.from_numpy(mixture.weights_)),
+        distributions.MultivariateNormal(torch.from_numpy(mixture.means_), covariances),
+    )
+    points = np.concatenate([x, 10 * x, x + 1e4])
+    expected = reference.log_prob(torch.from_numpy(points)).numpy()
+    np.testing.assert_allclose(mixture.score_samples(points), expected, rtol=1e-9)
+    assert mixture.score(x) == pytest.approx(expected[: len(x)].mean())
+
+
+def test_one_component_is_the_mean_and_covariance_of_the_data():
+    x = blobs(seed=2)
+    mixture = h.GaussianMixture(reg_covar=0.25).fit(x)
+    np.testing.assert_allclose(mixture.means_[0], x.mean(0))
+    np.testing.assert_allclose(mixture.covariances_[0], np.cov(x.T, bias=True) + 0.25 * np.eye(3))
+    assert mixture.weights_.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("largest", [0, 13])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_scale_and_distance_from_zero_cost_no_accuracy(rotated, largest):
+    """The same data after an affine map to mean 1e6 and a covariance of condition 1e8: the same clustering."""
+    x = np.round(blobs(size=4) * 2**16) / 2**16  # with these maps nothing is rounded off when y is stored
+    hadamard = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+    scales = 2.0 ** (largest + np.array([-13, -9, -4, 0]))
+    rotation = hadamard if rotated else np.eye(4)
+    y = x * scales @ rotation + 2**20
+    np.testing.assert_array_equal((y - 2**20) @ rotation.T / scales, x)
+    settings = {"reg_covar": 0.0, "tol": 0.0, "max_iter": 25}
+    start, inverse = own_start("full", x[[0, 200, 310, 590]]), rotation.T / scales
+    plain = h.GaussianMixture(4, **settings, **start).fit(x)
+    start |= {"means_init": y[[0, 200, 310, 590]], "precisions_init": np.stack([inverse @ inverse.T] * 4)}
+    mapped = h.GaussianMixture(4, **settings, **start).fit(y)
+    log_volume = np.log(scales).sum()
+    np.testing.assert_allclose(np.add(mapped.lower_bounds_, log_volume), plain.lower_bounds_, atol=1e-9)
+    np.testing.assert_allclose(mapped.predict_proba(y), plain.predict_proba(x), atol=1e-6)
+    # means_ at 1e6 are stored to 1e-10, which is 1e-6 of the smallest deviation
+    np.testing.assert_allclose(mapped.score_samples(y) + log_volume, plain.score_samples(x), atol=3e-5)
+
+
+@pytest.mark.parametrize("distance", [1e5, 1e9])
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_clusters_a_billion_deviations_apart_keep_their_shapes(distance, covariance_type):
+    rng = np.random.default_rng(0)
+    near, far = rng.normal(size=(2, 100, 3)) * [1.0, 2.0, 0.5]
+    far = far + distance
+    mixture = h.GaussianMixture(2, covariance_type=covariance_type, reg_covar=0.0, random_state=0)
+    mixture.fit(np.concatenate([near, far]))
+    expected = []
+    for cluster in (near, far):  # the log-likelihood of a Gaussian at its own samples: minus its entropy
+        covariance = np.cov(cluster.T, bias=True)
+        covariance = covariance if covariance_type == "full" else np.diag(np.diag(covariance))
+        expected.append(math.log(0.5) - 0.5 * np.linalg.slogdet(2 * math.pi * math.e * covariance)[1])
+    assert mixture.lower_bound_ == pytest.approx(np.mean(expected), abs=1e-5)
+    assert mixture.predict(np.stack([near[0], far[0]])).tolist() in ([0, 1], [1, 0])
+
+
+def test_wide_data_go_through_in_parts():
+    """Where the monomials would not fit into memory they are computed anew in every iteration."""
+    generator = h.make_generator(0)
+    u = torch.randn(3, 9000, 2, generator=generator, dtype=torch.float64)
+    start = h.Gaussians(torch.ones(2).double() / 2, u[:, :2].transpose(0, 1), torch.eye(2).expand(2, 3, 2, 2).double())
+    kept, anew = (h.maximize_likelihood(u, start, lambda covariances: covariances, 0.0, 5, keep) for keep in (2**28, 0))
+    assert kept[1] == anew[1]
+    for ours, theirs in zip(kept[0], anew[0], strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(torch.cat([features for _, features in h.with_monomials(u)]), h.monomials(u))
+
+
+def dead_start(x, **settings):
+    """A start whose last component is so far away that no sample is its."""
+    means = np.array([x[0], x[-1], x[0] + 1e4])
+    return h.GaussianMixture(3, **own_start("full", means), **settings)
+
+
+def test_a_dead_component_is_used_again_where_that_raises_the_likelihood():
+    x = np.concatenate([blobs(seed=3, count=2, each=100), blobs(seed=4, count=1, each=30) + 25])
+    mixture = dead_start(x, tol=1e-6, max_iter=300).fit(x)
+    without = Peer(3, **own_start("full", np.array([x[0], x[-1], x[0] + 1e4])), tol=1e-6, max_iter=300).fit(x)
+    assert without.weights_.min() < 1e-10  # scikit-learn leaves it dead
+    assert mixture.weights_.min() > 0.02
+    assert np.diff(mixture.lower_bounds_).min() > -1e-9
+    assert mixture.lower_bound_ > without.lower_bound_ + 0.1
+
+
+def test_a_dead_component_stays_where_nothing_needs_it():
+    x = np.random.default_rng(0).uniform(-1, 1, size=(200, 2))
+    mixture = dead_start(x, max_iter=300).fit(x)
+    assert mixture.weights_[2] < 1e-10
+    assert np.isfinite(mixture.score_samples(x)).all()
+    assert np.diff(mixture.lower_bounds_).min() > -1e-9
+
+
+DUPLICATES = np.repeat([[0.0, 1.0], [2.0, -1.0], [5.0, 5.0]], 10, axis=0)
+SINGULAR = {
+    "duplicates": (DUPLICATES, 3),
+    "fewer distinct points than components": (DUPLICATES, 5),
+    "a constant column": (np.c_[blobs(), np.full(600, 0.1)], 4),
+    "a dependent column": (np.c_[blobs(), blobs().sum(1)], 4),
+    "as many components as points": (blobs()[::100], 6),
+    "all alike": (np.full((10, 2), 7.0), 2),
+}
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("case", SINGULAR)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_singular_data_are_fitted_with_the_regularisation(case, covariance_type):
+    x, components = SINGULAR[case]
+    mixture = h.GaussianMixture(components, covariance_type=covariance_type, random_state=0).fit(x)
+    peer = Peer(components, covariance_type=covariance_type, random_state=0).fit(x)
+    assert np.isfinite(mixture.score_samples(x)).all()
+    assert np.isfinite(mixture.score_samples(x + 1)).all()
+    assert mixture.lower_bound_ >= peer.lower_bound_ - 1e-5
+    assert mixture.sample(5)[0].shape == (5, x.shape[1])
+
+
+@pytest.mark.parametrize("case", SINGULAR)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_singular_data_without_regularisation_are_refused_with_the_remedy(case):
+    x, components = SINGULAR[case]
+    with pytest.raises(ValueError, match=r"covariance is singular.*raise reg_covar, lower n_components"):
+        h.GaussianMixture(components, reg_covar=0.0, random_state=0).fit(x)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_components": 0}, "n_components is 0: give a whole number of at least 1"),
+        ({"n_components": 2.5}, "n_components is 2.5: give a whole number"),
+        ({"max_iter": 0}, "max_iter is 0: give a whole number of at least 1"),
+        ({"n_init": -1}, "n_init is -1: give a whole number of at least 1"),
+        ({"tol": -1e-3}, "tol is -0.001: give a number of at least 0"),
+        ({"tol": "small"}, "tol is 'small': give a number of at least 0"),
+        ({"reg_covar": math.nan}, "reg_covar is nan: give a number of at least 0"),
+        ({"reg_covar": math.inf}, "reg_covar is inf: give a number of at least 0"),
+        ({"covariance_type": "tied"}, "covariance_type is 'tied': choose one of 'full', 'diag', 'spherical'"),
+        ({"init_params": "random"}, "init_params is 'random': choose one of 'kmeans', 'k-means.*', 'random_from_data'"),
+        ({"n_components": 601}, "n_components is 601, but X has n_samples = 600: give at least one sample per comp"),
+        ({"weights_init": [1.0]}, r"weights_init has shape \(1,\): give finite numbers of shape \(2,\)"),
+        ({"weights_init": [0.5, 0.6]}, "weights_init is .*: give positive numbers whose sum is 1"),
+        ({"weights_init": [1.0, 0.0]}, "weights_init is .*: give positive numbers whose sum is 1"),
+        ({"means_init": np.zeros((2, 2))}, r"means_init has shape \(2, 2\): give finite numbers of shape \(2, 3\)"),
+        ({"means_init": np.full((2, 3), math.nan)}, "means_init has shape .*: give finite numbers"),
+        ({"precisions_init": np.ones(2)}, r"precisions_init has shape \(2,\): .* of shape \(2, 3, 3\)"),
+        ({"precisions_init": -np.stack([np.eye(3)] * 2)}, "precisions_init .* not symmetric and positive definite"),
+        ({"precisions_init": np.stack([np.eye(3) + np.eye(3, k=1) / 2] * 2)}, "precisions_init .* not symmetric"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        h.GaussianMixture(**({"n_components": 2} | settings)).fit(blobs())
+
+
+def test_bad_data_are_refused():
+    x, mixture = blobs(), h.GaussianMixture(2)
+    with pytest.raises(NotFittedError, match="fit"):
+        mixture.predict(x)
+    with pytest.raises(NotFittedError, match="fit"):
+        mixture.sample()
+    with pytest.raises(ValueError, match="X contains NaN"):
+        mixture.fit(np.where(x > 3, math.nan, x))
+    with pytest.raises(ValueError, match="X contains infinity"):
+        mixture.fit(np.where(x > 3, math.inf, x))
+    with pytest.raises(ValueError, match=r"X reaches 1\.\d+e\+201: its squares overflow; scale it down"):
+        mixture.fit(x / np.abs(x).max() * 1.1e201)
+    with pytest.raises(ValueError, match="1 sample"):
+        mixture.fit(x[:1])
+    with pytest.raises(ValueError, match="expecting 3 features"):
+        mixture.fit(x).predict(x[:, :2])
+    with pytest.raises(ValueError, match="n_samples is 0: draw a whole number of at least 1"):
+        mixture.sample(0)
+
+
+def test_it_says_when_it_has_not_settled():
+    x = blobs()
+    with pytest.warns(ConvergenceWarning, match="not settled to tol=1e-12 in max_iter=3 iterations: raise max_iter"):
+        mixture = h.GaussianMixture(4, tol=1e-12, max_iter=3, random_state=0).fit(x)
+    assert (mixture.converged_, mixture.n_iter_, len(mixture.lower_bounds_)) == (False, 3, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert h.GaussianMixture(4, random_state=0).fit(x).converged_
+
+
+def test_of_several_runs_the_best_is_kept():
+    x = blobs(count=8, each=40)
+    settings = {"init_params": "random_from_data", "max_iter": 300}
+    rng = np.random.RandomState(5)
+    singles = [h.GaussianMixture(8, random_state=rng, **settings).fit(x).lower_bound_ for _ in range(5)]
+    best = h.GaussianMixture(8, random_state=np.random.RandomState(5), n_init=5, **settings).fit(x)
+    assert min(singles) < max(singles) - 0.01
+    assert best.lower_bound_ == max(singles)
+    assert best.lower_bound_ == best.lower_bounds_[-1]
+
+
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random_from_data"])
+def test_every_start_finds_separate_clusters(init_params):
+    x = np.concatenate([np.random.default_rng(k).normal(size=(100, 2)) + 40 * k for k in range(2)])
+    mixture = h.GaussianMixture(2, init_params=init_params, random_state=0).fit(x)
+    np.testing.assert_allclose(np.sort(mixture.means_[:, 0]), [x[:100, 0].mean(), x[100:, 0].mean()])
+    assert len(set(mixture.fit_predict(x)[:100])) == 1
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_samples_have_the_moments_of_the_mixture(covariance_type):
+    x = blobs()
+    mixture = h.GaussianMixture(4, covariance_type=covariance_type, random_state=0).fit(x)
+    drawn, components = mixture.sample(100_000)
+    assert (np.diff(components) >= 0).all()
+    for k in range(4):
+        own = drawn[components == k]
+        assert len(own) / len(drawn) == pytest.approx(mixture.weights_[k], abs=0.01)
+        np.testing.assert_allclose(own.mean(0), mixture.means_[k], atol=0.1)
+        covariance = mixture.covariances_[k]
+        if covariance_type != "full":
+            covariance = np.diag(np.broadcast_to(covariance, 3))
+        np.testing.assert_allclose(np.cov(own.T), covariance, atol=0.05 * covariance.max() + 0.02)
+
+
+def test_a_seed_repeats_its_samples_and_a_random_state_goes_on():
+    x = blobs()
+    seeded = h.GaussianMixture(2, random_state=0).fit(x)
+    np.testing.assert_array_equal(seeded.sample(5)[0], seeded.sample(5)[0])
+    going_on = h.GaussianMixture(2, random_state=np.random.RandomState(0)).fit(x)
+    assert not np.array_equal(going_on.sample(5)[0], going_on.sample(5)[0])
+    first, second = (h.GaussianMixture(2, random_state=0).fit(x) for _ in range(2))
+    np.testing.assert_array_equal(first.means_, second.means_)
+
+
+def test_a_chosen_component_of_a_fitted_prior_is_sampled_alone():
+    generator = torch.Generator().manual_seed(0)
+    mu = torch.randn(900, 3, generator=generator) * torch.tensor([0.2, 0.3, 0.0])
+    mu[:300, 0] += 4
+    mu[300:600, 0] -= 4
+    prior = h.fit_prior(mu, torch.tensor([-3.0, -3.0, 0.0]).expand(900, 3), 3, draws=2)
+    means = prior.component_means()
+    assert prior.informative.tolist() == [True, True, False]
+    assert means.shape == (3, 3)
+    assert (means[:, 2] == 0).all()
+    right, left = int(means[:, 0].argmax()), int(means[:, 0].argmin())
+    alone = prior.sample(2000, [right])
+    torch.testing.assert_close(alone.mean(0), means[right], atol=0.1, rtol=0)
+    assert alone[:, 2].std() == pytest.approx(1, abs=0.1)
+    both = prior.sample(2000, [right, left])
+    assert (both[:, 0].abs() > 2).all()
+    share = float((both[:, 0] > 0).float().mean())
+    assert share == pytest.approx(prior.mixture.weights_[right] / prior.mixture.weights_[[right, left]].sum(), abs=0.05)
+    assert prior.mixture.means_.shape == (3, 2)  # the prior itself is as it was
+    for wrong in ([], [3], [-1]):
+        with pytest.raises(ValueError, match=r"components is \[.*\]: give one or more from 0 to 2"):
+            prior.sample(5, wrong)
+
+
+def test_more_draws_fit_a_prior_closer_to_the_aggregate_posterior():
+    generator = torch.Generator().manual_seed(0)
+    mu, logvar = 2 * torch.randn(60, 2, generator=generator), torch.zeros(60, 2)
+    covariance = torch.cov(mu.T, correction=0) + torch.eye(2)
+    gaps = [
+        np.abs(h.fit_prior(mu, logvar, 1, draws=draws).mixture.covariances_[0] - covariance.numpy()).max()
+        for draws in (1, 200)
+    ]
+    assert gaps[1] < 0.3 * gaps[0]
