@@ -1511,7 +1511,7 @@ class Frame(NamedTuple):
 
 
 def whitening(mean: Tensor, covariance: Tensor) -> Frame:
-    """The frame in which what has this mean (g, 1, b) and covariance (g, b, b) has the identity for its covariance."""
+    """The frame that takes a distribution of mean (g, 1, b) and covariance (g, b, b) to mean 0 and covariance I."""
     deviation = covariance.diagonal(dim1=1, dim2=2).sqrt()  # (g, b)
     scale = torch.where(deviation > 0, deviation, 1.0)  # first each column by itself: units may differ by any factor
     values, axes = torch.linalg.eigh(covariance / (scale[:, :, None] * scale[:, None, :]))  # (g, b), (g, b, b)
@@ -1527,10 +1527,10 @@ def monomials(u: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(columns[:, :1]), columns], 1)
 
 
-def safe_cholesky(covariances: Tensor) -> Tensor:
-    """Lower factors (..., b, b). Raises ValueError for a covariance that is singular beside that of all data, 1."""
+def safe_cholesky(covariances: Tensor, smallest: float = 0.0) -> Tensor:
+    """Lower factors (..., b, b). Raises ValueError for a singular covariance, and for deviations up to `smallest`."""
     factors, failed = torch.linalg.cholesky_ex(covariances)
-    if failed.any() or not factors.diagonal(dim1=-2, dim2=-1).min() > 1e-12:
+    if failed.any() or not factors.diagonal(dim1=-2, dim2=-1).min() > smallest:
         raise ValueError(
             "a component's covariance is singular, as its samples coincide or lie in a plane: "
             "raise reg_covar, lower n_components, or drop constant and dependent columns"
@@ -1546,7 +1546,7 @@ class JointDensity:
     """
 
     def __init__(self, mixture: Gaussians, reach: float):
-        self.means, self.factors = mixture.means, safe_cholesky(mixture.covariances)
+        self.means, self.factors = mixture.means, safe_cholesky(mixture.covariances, 1e-12)
         size, block = mixture.means[0].numel(), mixture.means.shape[2]
         precision = torch.cholesky_inverse(self.factors)  # (K, g, b, b)
         linear = (precision @ self.means[..., None]).squeeze(3)  # (K, g, b)
@@ -1609,53 +1609,69 @@ def maximization_step(sums: Tensor, origins: Tensor, mixture: Gaussians, regular
     )
 
 
-def revive(mixture: Gaussians, count: Tensor, log_p: Tensor, u: Tensor) -> Gaussians | None:
-    """Move a dead component, one with less than a tenth of a sample, to the sample of the lowest log p(u).
+def split_widest(mixture: Gaussians, dead: int, regularize: Callable) -> Gaussians:
+    """Give the component `dead` one half of the widest, which is cut across its longest axis.
 
-    None where no component is dead, or where this would not raise the likelihood.
+    The two halves together keep the mean and the covariance of the whole.
     """
-    dead, worst = count.argmin(), log_p.argmin()
-    covariance = torch.einsum("k,kgij->gij", mixture.weights, mixture.covariances)
-    spread = torch.linalg.slogdet(2 * math.pi * covariance).logabsdet.sum()
-    # with weight 1/n the others lose 1 nat in all, and this sample gains what it now has above its log p(u)
-    if count[dead] > 0.1 or -0.5 * spread - math.log(len(log_p)) < log_p[worst] + 2:
-        return None
+    values, axes = torch.linalg.eigh(mixture.covariances)  # (K, g, b) ascending, (K, g, b, b)
+    widths = mixture.weights[:, None] * values[..., -1]  # (K, g)
+    source, group = divmod(int(widths.argmax()), widths.shape[1])
+    offset = 0.8 * values[source, group, -1].sqrt() * axes[source, group, :, -1]  # (b,)
     weights, means, covariances = (values.clone() for values in mixture)
-    weights[dead], means[dead], covariances[dead] = 1 / len(log_p), u[:, worst], covariance
+    weights[[source, dead]] = mixture.weights[source] / 2
+    means[dead] = means[source]
+    means[source, group] += offset
+    means[dead, group] -= offset
+    covariances[source, group] -= torch.outer(offset, offset)
+    covariances[[source, dead]] = regularize(covariances[[source, source]])
     return Gaussians(weights / weights.sum(), means, covariances)
 
 
+def count_monomials(u: Tensor) -> int:
+    """Columns of monomials(u)."""
+    return 1 + u.shape[0] * (u.shape[2] + u.shape[2] * (u.shape[2] + 1) // 2)
+
+
 def with_monomials(u: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """u (g, n, b) in parts that fit a cache, each with its monomials."""
-    for part in u.split(4096, dim=1):
+    """u (g, n, b) in parts, each with its monomials, which fit the processor's cache (2 MiB)."""
+    for part in u.split(max(16, 2**18 // count_monomials(u)), dim=1):
         yield part, monomials(part)
 
 
-def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol: float, max_iter: int, keep=2**28):
+def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol: float, max_iter: int, keep=2**27):
     """Expectation and maximisation from `mixture`, until the mean of log p(u) rises by less than `tol`.
 
-    u: (g, n, b). Monomials are kept between iterations where n d b is less than `keep`, that is, in about 1 GiB.
-    Returns the mixture, the mean log-likelihood before each iteration, and whether it converged.
+    u: (g, n, b). Returns the mixture, the mean log-likelihood before each iteration, and whether it converged.
+    Monomials are kept between iterations where they are less than `keep` numbers (1 GiB).
     Dempster, Laird and Rubin 1977; Bishop 2006, section 9.2.2.
     """
     reach = float(u.square().sum((0, 2)).max())
-    kept = list(with_monomials(u)) if u.numel() * u.shape[2] < keep else None
+    kept = list(with_monomials(u)) if u.shape[1] * count_monomials(u) < keep else None
     lower_bounds, settled = [-math.inf], False
     while not settled and len(lower_bounds) <= max_iter:
         log_p, sums, origins = expectation_step(kept or with_monomials(u), mixture, reach)
         lower_bounds.append(float(log_p.mean()))
-        revived = revive(mixture, sums[:, 0], log_p, u)
-        mixture = revived or maximization_step(sums, origins, mixture, regularize)
-        settled = revived is None and abs(lower_bounds[-1] - lower_bounds[-2]) < tol
+        mixture = maximization_step(sums, origins, mixture, regularize)
+        settled = abs(lower_bounds[-1] - lower_bounds[-2]) < tol
+        if settled and sums[:, 0].min() < 0.1:  # a dead component: is there a better use for it?
+            trial = split_widest(mixture, int(sums[:, 0].argmin()), regularize)
+            for _ in range(10):
+                log_p, sums, origins = expectation_step(kept or with_monomials(u), trial, reach)
+                trial = maximization_step(sums, origins, trial, regularize)
+            if log_p.mean() > lower_bounds[-1] + tol:
+                mixture, settled = trial, False
     return mixture, lower_bounds[1:], settled
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):
-    """A mixture of Gaussians, fitted by EM: a scikit-learn estimator with the interface of scikit-learn's own.
+    """A mixture of Gaussians, fitted by EM: a scikit-learn estimator.
 
-    p(x) = sum_k weights_[k] N(x; means_[k], covariances_[k]). Steps and stopping rule are scikit-learn's: from the same
-    start both take the same path. Here each step is one matrix product over all components, in coordinates that
-    whiten the data, so that scale and distance from zero cost no digits; a component that dies is used again.
+    p(x) = sum_k weights_[k] N(x; means_[k], covariances_[k]). The steps, the stopping rule and the start by "kmeans"
+    are those of scikit-learn's GaussianMixture, and so are the results. But each step is one matrix product over all
+    components, in coordinates that whiten the data, so that scale and distance from zero cost no digits; and where
+    EM settles with a dead component, one that holds less than a tenth of a sample, that component takes half of the
+    widest, if that turns out likelier. Not here: tied covariances, warm starts, precisions_.
 
     n_components: K. covariance_type: "full" (K, d, d), "diag" (K, d) or "spherical" (K,). tol: of the mean
     log-likelihood in nats, at which EM stops. reg_covar: added to every variance. max_iter, n_init: iterations of a
@@ -1706,7 +1722,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         x = self._blocks(X)
         frame = self._frame(x)
-        u, rng = frame.enter(x), check_random_state(self.random_state)
+        u, rng, given = frame.enter(x), check_random_state(self.random_state), self._given()
         added = self.reg_covar * frame.forward.mT @ frame.forward
 
         def regularize(covariances: Tensor) -> Tensor:
@@ -1715,9 +1731,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             return covariances + added
 
         runs = []
-        for _ in range(self.n_init):
-            start = frame.restore(self._start(self._labels(X, rng), u, regularize))
-            start = frame.transform(self._given(start))
+        for _ in range(1 if len(given) == 3 else self.n_init):
+            found = {}
+            if len(given) < 3:
+                found = frame.restore(self._start(self._labels(X, rng), u, regularize))._asdict()
+            start = frame.transform(Gaussians(**found | given))
             runs.append(maximize_likelihood(u, start, regularize, self.tol, self.max_iter))
         best, bounds, self.converged_ = max(runs, key=lambda run: run[1][-1])
         self.lower_bounds_ = [bound - float(frame.log_volume()) for bound in bounds]
@@ -1730,6 +1748,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 stacklevel=2,
             )
         self._keep(frame.restore(best))
+        safe_cholesky(self._mixture().covariances)  # rounded to the numbers of x they must still be fit for use,
+        self._log_density(X[:1])  # in samples as in densities
         return self
 
     def _check_settings(self) -> None:
@@ -1767,11 +1787,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """A first clustering of X (n, d): (n,), in 0 .. K - 1."""
         if self.init_params == "kmeans":
             return torch.from_numpy(KMeans(self.n_components, n_init=1, random_state=rng).fit(X).labels_).long()
+        centred = X - X.mean(0)
         if self.init_params == "k-means++":
-            _, chosen = kmeans_plusplus(X, self.n_components, random_state=rng)
+            _, chosen = kmeans_plusplus(centred, self.n_components, random_state=rng)
         else:
             chosen = rng.choice(len(X), self.n_components, replace=False)
-        x = torch.tensor(X - X.mean(0))
+        x = torch.from_numpy(centred)
         return torch.cdist(x, x[chosen]).argmin(1)
 
     def _start(self, labels: Tensor, u: Tensor, regularize: Callable) -> Gaussians:
@@ -1781,40 +1802,47 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         origins = points.new_zeros(len(counts), groups, block).index_add(0, labels, points)
         origins /= counts.clamp(min=1)[:, None, None]
         offsets = (points - origins[labels]).transpose(0, 1)  # (g, n, b)
-        sums = 0
-        for (_, features), members in zip(with_monomials(offsets), labels.split(4096), strict=True):
-            sums = sums + F.one_hot(members, len(counts)).to(u.dtype).T @ features
+        memberships = F.one_hot(labels, len(counts)).to(u.dtype).T  # (K, n)
+        sums, done = 0, 0
+        for part, features in with_monomials(offsets):
+            sums = sums + memberships[:, done : done + part.shape[1]] @ features
+            done += part.shape[1]
         identity = torch.eye(block, dtype=u.dtype).expand(len(counts), groups, -1, -1)
-        return maximization_step(sums, origins, Gaussians(counts, origins, identity), regularize)
+        return maximization_step(sums, origins, Gaussians(counts / counts.sum(), origins, identity), regularize)
 
-    def _given(self, mixture: Gaussians) -> Gaussians:
-        """The mixture with what weights_init, means_init and precisions_init say in place of what was drawn."""
+    def _given(self) -> dict[str, Tensor]:
+        """What weights_init, means_init and precisions_init give of a mixture over x."""
         count, size = self.n_components, self.n_features_in_
         shape = {"full": (count, size, size), "diag": (count, size), "spherical": (count,)}[self.covariance_type]
-        given = {}
+        arrays = {}
         for name, expected in {"weights": (count,), "means": (count, size), "precisions": shape}.items():
             value = getattr(self, f"{name}_init")
             if value is not None:
-                value = given[name] = np.array(value, dtype=np.float64)
+                value = arrays[name] = np.array(value, dtype=np.float64)
                 if value.shape != expected or not np.isfinite(value).all():
                     raise ValueError(f"{name}_init has shape {value.shape}: give finite numbers of shape {expected}")
-        if "weights" in given:
-            weights = given["weights"]
-            if weights.min() <= 0 or not math.isclose(weights.sum(), 1, abs_tol=1e-6):
-                raise ValueError(f"weights_init is {weights}: give positive numbers whose sum is 1")
-            mixture = mixture._replace(weights=torch.from_numpy(weights))
-        if "means" in given:
-            mixture = mixture._replace(means=self._blocks(given["means"]).transpose(0, 1))
-        if "precisions" in given:
-            precisions = self._covariance_blocks(given["precisions"])
-            if torch.linalg.cholesky_ex(precisions)[1].any() or not torch.equal(precisions, precisions.mT):
-                raise ValueError("precisions_init holds a matrix that is not symmetric and positive definite: mend it")
-            mixture = mixture._replace(covariances=torch.linalg.inv(precisions))
-        return mixture
+        given = {}
+        if "weights" in arrays:
+            given["weights"] = torch.from_numpy(arrays["weights"])
+            if given["weights"].min() <= 0 or not math.isclose(given["weights"].sum(), 1, abs_tol=1e-6):
+                raise ValueError(f"weights_init is {arrays['weights']}: give positive numbers whose sum is 1")
+        if "means" in arrays:
+            given["means"] = self._blocks(arrays["means"]).transpose(0, 1)
+        if "precisions" in arrays:
+            precisions = self._covariance_blocks(arrays["precisions"])
+            symmetric = torch.allclose(precisions, precisions.mT, rtol=1e-6, atol=1e-6 * float(precisions.abs().max()))
+            precisions = (precisions + precisions.mT) / 2
+            if not symmetric or torch.linalg.cholesky_ex(precisions)[1].any():
+                raise ValueError(
+                    "precisions_init has a matrix that is not symmetric and positive definite: "
+                    "give inverses of covariances"
+                )
+            given["covariances"] = torch.linalg.inv(precisions)
+        return given
 
     def _covariance_blocks(self, covariances: np.ndarray) -> Tensor:
         """As covariance_type has them -> (K, g, b, b)."""
-        values, size = torch.from_numpy(covariances), self.n_features_in_
+        values, size = torch.tensor(covariances), self.n_features_in_
         if self.covariance_type == "full":
             return values[:, None]
         return values.view(len(values), -1, 1, 1).expand(-1, size, -1, -1)
@@ -1831,13 +1859,15 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _mixture(self) -> Gaussians:
         """The fitted mixture over x."""
         means = self._blocks(self.means_).transpose(0, 1)
-        return Gaussians(torch.from_numpy(self.weights_), means, self._covariance_blocks(self.covariances_))
+        return Gaussians(torch.tensor(self.weights_), means, self._covariance_blocks(self.covariances_))
 
     def _log_joint(self, X) -> Tensor:
-        """log weights_k N(x; k) for X (n, d): (n, K)."""
+        """log weights_k N(x; k) for what a user gives as X (n, d): (n, K)."""
         check_is_fitted(self)
-        x = self._blocks(validate_data(self, X, dtype=np.float64, reset=False))
-        mixture = self._mixture()
+        return self._log_density(validate_data(self, X, dtype=np.float64, reset=False))
+
+    def _log_density(self, X: np.ndarray) -> Tensor:
+        x, mixture = self._blocks(X), self._mixture()
         mean = torch.einsum("k,kgi->gi", mixture.weights, mixture.means)
         offset = mixture.means - mean
         spread = mixture.covariances + offset[..., :, None] * offset[..., None, :]
@@ -1878,7 +1908,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         counts = rng.multinomial(n_samples, self.weights_)
         eps = torch.from_numpy(rng.standard_normal((n_samples, self.n_features_in_)))
         eps = eps.unflatten(1, mixture.means.shape[1:]).transpose(0, 1).split(counts.tolist(), 1)  # K x (g, count, b)
-        factors = torch.linalg.cholesky(mixture.covariances)
+        factors = safe_cholesky(mixture.covariances)
         drawn = [mean[:, None] + e @ factor.mT for mean, e, factor in zip(mixture.means, eps, factors, strict=True)]
         return torch.cat(drawn, 1).transpose(0, 1).flatten(1).numpy(), np.arange(len(counts)).repeat(counts)
 
@@ -1926,9 +1956,9 @@ class FittedPrior:
         """
         mixture = copy.copy(self.mixture)
         if components is not None:
-            chosen, count = np.asarray(components, dtype=int), len(mixture.weights_)
-            if not len(chosen) or chosen.min() < 0 or chosen.max() >= count:
-                raise ValueError(f"components is {chosen.tolist()}: give one or more from 0 to {count - 1}")
+            chosen, count = list(components), len(mixture.weights_)
+            if not chosen or not set(chosen) <= set(range(count)):
+                raise ValueError(f"components is {chosen}: give one or more from 0 to {count - 1}")
             for name in ("weights_", "means_", "covariances_"):
                 setattr(mixture, name, getattr(mixture, name)[chosen])
             mixture.weights_ = mixture.weights_ / mixture.weights_.sum()
@@ -1948,8 +1978,11 @@ def fit_prior(mu: Tensor, logvar: Tensor, n_components: int, seed: int = 0, draw
     """A Gaussian mixture fitted to the aggregate posterior (1/N) sum_i q(z|x_i), to be sampled in place of N(0, I).
 
     mu and logvar: (N, d). Fitted, with full covariances, to `draws` draws from each q(z|x_i), over the
-    informative latents. "Ex-post density estimation" of Ghosh et al. 2020.
+    informative latents. seed: of these draws, of EM's start, and of all that is sampled. "Ex-post density
+    estimation" of Ghosh et al. 2020. Raises ValueError for draws < 1, or fewer draws in all than components.
     """
+    if draws < 1:
+        raise ValueError(f"draws is {draws}: take at least 1 from each q(z|x)")
     generator = make_generator(seed, mu.device)
     z = torch.cat([reparameterize(mu, logvar, generator) for _ in range(draws)])
     mixture = GaussianMixture(n_components, max_iter=500, random_state=np.random.RandomState(seed))
@@ -2007,13 +2040,17 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
 
 @torch.no_grad()
 def judge(classifier: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The classifier's penultimate features (n, feature_size) and class probabilities (n, 10) of images."""
+    """Penultimate features (n, feature_size) and class probabilities (n, 10), by a classifier in evaluation mode."""
     features = in_batches(classifier.features, x)
     return features, classifier.head(features).softmax(1)
 
 
 def picture_quality(classifier: Classifier, x: Tensor, real_features: Tensor) -> dict[str, float]:
-    """Images (n, 1, 28, 28) in numbers: distance to real ones, the classifier's confidence, shares of the digits."""
+    """Images (n, 1, 28, 28) in numbers: distance to real ones, the classifier's confidence, shares of the digits.
+
+    real_features (m, feature_size), as `judge` gives them. Doubtful: a confidence below 90 %. Raises ValueError for
+    fewer than two images.
+    """
     features, probabilities = judge(classifier, x)
     confidence, share = probabilities.max(1).values, class_share(probabilities)
     return {

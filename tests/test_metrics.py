@@ -63,6 +63,30 @@ def test_class_consistency_and_share():
     torch.testing.assert_close(probabilities, x.flatten(1)[:, :10].softmax(1))
 
 
+class FeatureReader(nn.Module):
+    """A classifier with the first ten pixels for features, and the features for logits."""
+
+    features, head = Reader(), nn.Identity()
+
+
+def test_pictures_in_numbers():
+    x = images_of([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9])
+    x[0] *= 0.1  # logits of 0.5 and 0: a hesitant answer
+    features, probabilities = h.judge(FeatureReader(), x)
+    assert torch.equal(features, x.flatten(1)[:, :10])
+    torch.testing.assert_close(probabilities, features.softmax(1))
+    quality = h.picture_quality(FeatureReader(), x, features)
+    confidence = probabilities.max(1).values
+    assert quality["Fréchet distance"] == pytest.approx(0, abs=1e-9)
+    assert quality["confidence (%)"] == pytest.approx(100 * confidence.mean().item())
+    assert 0.9 < confidence[1:].min() < 1 > confidence[0] / 0.16
+    assert quality["doubtful (%)"] == pytest.approx(100 / 12)
+    assert quality["rarest digit (%)"] == pytest.approx(100 / 12)
+    assert quality["commonest digit (%)"] == pytest.approx(300 / 12)
+    shifted = h.picture_quality(FeatureReader(), x, features + 2)
+    assert shifted["Fréchet distance"] == pytest.approx(40, rel=1e-6)
+
+
 def test_active_dimensions():
     generator = h.make_generator(0)
     mu = torch.randn(5000, 3, generator=generator) * torch.tensor([1.0, 0.05, 0.2]) + torch.tensor([0.0, 7.0, 0.0])

@@ -5,6 +5,7 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -77,6 +78,18 @@ def test_the_same_start_and_iterations_give_the_same_mixture(covariance_type):
         assert_same_mixture(h.GaussianMixture(4, **settings, **start).fit(x), Peer(4, **settings, **start).fit(x), x)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_fitted_mixture_can_be_continued():
+    x = blobs()
+    whole = h.GaussianMixture(4, tol=0, max_iter=12, random_state=0).fit(x)
+    half = h.GaussianMixture(4, tol=0, max_iter=5, random_state=0).fit(x)
+    start = {"weights_init": half.weights_, "means_init": half.means_}
+    start["precisions_init"] = np.linalg.inv(half.covariances_)
+    rest = h.GaussianMixture(4, tol=0, max_iter=7, n_init=3, **start).fit(x)
+    np.testing.assert_allclose(half.lower_bounds_ + rest.lower_bounds_, whole.lower_bounds_)
+    np.testing.assert_allclose(rest.covariances_, whole.covariances_)
+
+
 def test_part_of_a_start_may_be_given():
     x = blobs(seed=1)
     for name, value in own_start("full", x[[0, 200, 310, 590]]).items():
@@ -147,6 +160,55 @@ def test_scale_and_distance_from_zero_cost_no_accuracy(rotated, largest):
     np.testing.assert_allclose(mapped.score_samples(y) + log_volume, plain.score_samples(x), atol=3e-5)
 
 
+@given(st.integers(-150, 145))
+def test_the_unit_of_the_data_does_not_matter(exponent):
+    x = blobs()
+    plain, scaled = (h.GaussianMixture(4, reg_covar=0.0, random_state=0).fit(y) for y in (x, x * 10.0**exponent))
+    assert scaled.lower_bound_ + 3 * exponent * math.log(10) == pytest.approx(plain.lower_bound_, abs=1e-9)
+    np.testing.assert_allclose(scaled.predict_proba(x * 10.0**exponent), plain.predict_proba(x), atol=1e-9)
+
+
+def with_dependent_column(scale):
+    x = blobs(count=2) * scale
+    return np.c_[x, x.sum(1)]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_a_mixture_of_dependent_columns_can_be_used(scale):
+    x = with_dependent_column(scale)
+    mixture = h.GaussianMixture(2, random_state=0).fit(x)
+    assert np.isfinite(mixture.score_samples(x)).all()
+    assert mixture.sample(10)[0].shape == (10, 4)
+
+
+@pytest.mark.parametrize("scale", [1e5, 1e6, 1e7])
+def test_a_mixture_that_could_not_be_used_is_refused(scale):
+    """The regularisation is lost beside such variances, in whitened coordinates or when these are left."""
+    with pytest.raises(ValueError, match="covariance is singular"):
+        h.GaussianMixture(2, random_state=0).fit(with_dependent_column(scale))
+
+
+@pytest.mark.filterwarnings("error")
+def test_tables_float32_and_integers_are_taken():
+    x = np.round(blobs() * 10).astype(int)
+    reference = h.GaussianMixture(2, random_state=0).fit(x.astype(float))
+    table = pd.DataFrame(x, columns=["a", "b", "c"])
+    for kind in (x, x.astype(np.float32), torch.from_numpy(x), table):
+        mixture = h.GaussianMixture(2, random_state=0).fit(kind)
+        np.testing.assert_array_equal(mixture.means_, reference.means_)
+        assert mixture.score_samples(kind).dtype == np.float64
+    with pytest.raises(ValueError, match="feature names should match"):
+        mixture.predict(table[["b", "a", "c"]])
+
+
+def test_points_far_from_all_components_have_a_density():
+    x = blobs()
+    ours, peer = (kind(4, random_state=0).fit(x) for kind in (h.GaussianMixture, Peer))
+    far = np.array([[1e4, 0, 0], [0, -1e8, 1e8]])
+    np.testing.assert_allclose(ours.score_samples(far), peer.score_samples(far), rtol=1e-9)
+    np.testing.assert_array_equal(ours.predict(far), peer.predict(far))
+
+
 @pytest.mark.parametrize("distance", [1e5, 1e9])
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
 def test_clusters_a_billion_deviations_apart_keep_their_shapes(distance, covariance_type):
@@ -176,28 +238,58 @@ def test_wide_data_go_through_in_parts():
     assert torch.equal(torch.cat([features for _, features in h.with_monomials(u)]), h.monomials(u))
 
 
-def dead_start(x, **settings):
-    """A start whose last component is so far away that no sample is its."""
-    means = np.array([x[0], x[-1], x[0] + 1e4])
-    return h.GaussianMixture(3, **own_start("full", means), **settings)
+def dead_start(x, components=3):
+    """A start of which only the first component is near the data."""
+    return own_start("full", np.concatenate([x[:1], x[:1] + 1e4 * np.arange(1, components)[:, None]]))
 
 
-def test_a_dead_component_is_used_again_where_that_raises_the_likelihood():
-    x = np.concatenate([blobs(seed=3, count=2, each=100), blobs(seed=4, count=1, each=30) + 25])
-    mixture = dead_start(x, tol=1e-6, max_iter=300).fit(x)
-    without = Peer(3, **own_start("full", np.array([x[0], x[-1], x[0] + 1e4])), tol=1e-6, max_iter=300).fit(x)
-    assert without.weights_.min() < 1e-10  # scikit-learn leaves it dead
-    assert mixture.weights_.min() > 0.02
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_dead_components_are_used_where_that_raises_the_likelihood(covariance_type):
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(n, 2)) + centre for n, centre in ((200, -8.0), (200, 8.0), (50, [8.0, -8.0]))])
+    start = own_start(covariance_type, np.concatenate([x[:1], x[:2] + 1e4]))
+    settings = {"covariance_type": covariance_type, "tol": 1e-4, "max_iter": 300}
+    mixture = h.GaussianMixture(3, **settings, **start).fit(x)
+    left_dead = Peer(3, **settings, **start).fit(x)
+    assert np.sort(left_dead.weights_)[1] < 1e-10
+    np.testing.assert_allclose(np.sort(mixture.weights_), [1 / 9, 4 / 9, 4 / 9], atol=1e-3)
+    assert mixture.converged_
     assert np.diff(mixture.lower_bounds_).min() > -1e-9
-    assert mixture.lower_bound_ > without.lower_bound_ + 0.1
+    assert mixture.lower_bound_ > left_dead.lower_bound_ + 0.5
 
 
-def test_a_dead_component_stays_where_nothing_needs_it():
-    x = np.random.default_rng(0).uniform(-1, 1, size=(200, 2))
-    mixture = dead_start(x, max_iter=300).fit(x)
-    assert mixture.weights_[2] < 1e-10
-    assert np.isfinite(mixture.score_samples(x)).all()
+def test_nineteen_dead_components_come_back():
+    x = blobs(count=20, size=2, each=60, distance=20.0)
+    mixture = h.GaussianMixture(20, max_iter=1000, **dead_start(x, 20)).fit(x)
+    assert mixture.weights_.min() > 1e-3
     assert np.diff(mixture.lower_bounds_).min() > -1e-9
+    assert mixture.lower_bound_ > h.GaussianMixture(20, random_state=0).fit(x).lower_bound_ - 0.3
+
+
+def test_a_dead_component_stays_dead_where_half_a_component_would_not_be_likelier():
+    x = np.random.default_rng(0).normal(size=(2000, 2))
+    mixture = h.GaussianMixture(2, max_iter=300, **dead_start(x, 2)).fit(x)
+    assert mixture.weights_[1] < 1e-10
+    assert mixture.converged_
+    assert mixture.lower_bound_ == pytest.approx(Peer().fit(x).lower_bound_)
+
+
+def test_the_halves_of_a_split_keep_mean_and_covariance():
+    rng = np.random.default_rng(0)
+    roots = torch.from_numpy(rng.normal(size=(3, 1, 2, 2)))
+    mixture = h.Gaussians(torch.tensor([0.5, 0.5 - 1e-9, 1e-9]).double(), roots[:, :, 0], roots @ roots.mT)
+    split = h.split_widest(mixture, 2, lambda covariances: covariances)
+
+    def moments(mixture):
+        mean = torch.einsum("k,kgi->gi", mixture.weights, mixture.means)
+        offset = mixture.means - mean
+        spread = mixture.covariances + offset[..., :, None] * offset[..., None, :]
+        return mean, torch.einsum("k,kgij->gij", mixture.weights, spread)
+
+    for before, after in zip(moments(mixture), moments(split), strict=True):
+        torch.testing.assert_close(after, before, atol=1e-7, rtol=0)
+    assert (torch.linalg.eigvalsh(split.covariances) > 0).all()
+    assert split.weights[2] > 0.2
 
 
 DUPLICATES = np.repeat([[0.0, 1.0], [2.0, -1.0], [5.0, 5.0]], 10, axis=0)
@@ -252,7 +344,10 @@ def test_singular_data_without_regularisation_are_refused_with_the_remedy(case):
         ({"means_init": np.zeros((2, 2))}, r"means_init has shape \(2, 2\): give finite numbers of shape \(2, 3\)"),
         ({"means_init": np.full((2, 3), math.nan)}, "means_init has shape .*: give finite numbers"),
         ({"precisions_init": np.ones(2)}, r"precisions_init has shape \(2,\): .* of shape \(2, 3, 3\)"),
-        ({"precisions_init": -np.stack([np.eye(3)] * 2)}, "precisions_init .* not symmetric and positive definite"),
+        (
+            {"precisions_init": -np.stack([np.eye(3)] * 2)},
+            "not symmetric and positive definite: give inverses",
+        ),
         ({"precisions_init": np.stack([np.eye(3) + np.eye(3, k=1) / 2] * 2)}, "precisions_init .* not symmetric"),
     ],
 )
@@ -358,6 +453,11 @@ def test_a_chosen_component_of_a_fitted_prior_is_sampled_alone():
     for wrong in ([], [3], [-1]):
         with pytest.raises(ValueError, match=r"components is \[.*\]: give one or more from 0 to 2"):
             prior.sample(5, wrong)
+
+
+def test_a_fitted_prior_takes_at_least_one_draw():
+    with pytest.raises(ValueError, match="draws is 0: take at least 1"):
+        h.fit_prior(torch.zeros(5, 2), torch.zeros(5, 2), 1, draws=0)
 
 
 def test_more_draws_fit_a_prior_closer_to_the_aggregate_posterior():
