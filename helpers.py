@@ -1527,10 +1527,10 @@ def monomials(u: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(columns[:, :1]), columns], 1)
 
 
-def safe_cholesky(covariances: Tensor, smallest: float = 0.0) -> Tensor:
-    """Lower factors (..., b, b). Raises ValueError for a singular covariance, and for deviations up to `smallest`."""
+def safe_cholesky(covariances: Tensor) -> Tensor:
+    """Lower factors (..., b, b). Raises ValueError for a singular covariance."""
     factors, failed = torch.linalg.cholesky_ex(covariances)
-    if failed.any() or not factors.diagonal(dim1=-2, dim2=-1).min() > smallest:
+    if failed.any():
         raise ValueError(
             "a component's covariance is singular, as its samples coincide or lie in a plane: "
             "raise reg_covar, lower n_components, or drop constant and dependent columns"
@@ -1541,12 +1541,12 @@ def safe_cholesky(covariances: Tensor, smallest: float = 0.0) -> Tensor:
 class JointDensity:
     """log weights_k N(u; means_k, covariances_k) as a function of u: a linear one of monomials(u).
 
-    `narrow` lists the components for which squares as large as `reach`, the largest |u|^2, would cancel to fewer
-    than eight digits; they are computed from u itself.
+    `narrow` lists the components so narrow beside their distance from zero that, among their own samples, squares
+    would cancel to an error of a millionth or more; they are computed from u itself.
     """
 
-    def __init__(self, mixture: Gaussians, reach: float):
-        self.means, self.factors = mixture.means, safe_cholesky(mixture.covariances, 1e-12)
+    def __init__(self, mixture: Gaussians):
+        self.means, self.factors = mixture.means, safe_cholesky(mixture.covariances)
         size, block = mixture.means[0].numel(), mixture.means.shape[2]
         precision = torch.cholesky_inverse(self.factors)  # (K, g, b, b)
         linear = (precision @ self.means[..., None]).squeeze(3)  # (K, g, b)
@@ -1556,8 +1556,9 @@ class JointDensity:
         i, j = torch.triu_indices(block, block)
         quadratic = -precision[..., i, j] * torch.where(i == j, 0.5, 1.0)  # (K, g, pairs)
         self.coefficients = torch.cat([constant[:, None], torch.cat([linear, quadratic], 2).flatten(1)], 1)
-        trace = precision.diagonal(dim1=2, dim2=3).flatten(1).sum(1)
-        self.narrow = (trace * reach > 1e8).nonzero().flatten().tolist()
+        trace, spread = (values.diagonal(dim1=2, dim2=3).sum((1, 2)) for values in (precision, mixture.covariances))
+        size_of_squares = trace * (self.means.square().sum((1, 2)) + spread)  # (K,)
+        self.narrow = (size_of_squares > 1e10).nonzero().flatten().tolist()
 
     def __call__(self, u: Tensor, features: Tensor) -> Tensor:
         """u (g, n, b) and its monomials -> (n, K)."""
@@ -1569,13 +1570,13 @@ class JointDensity:
         return result
 
 
-def expectation_step(parts: Iterable[tuple[Tensor, Tensor]], mixture: Gaussians, reach: float):
+def expectation_step(parts: Iterable[tuple[Tensor, Tensor]], mixture: Gaussians) -> tuple[Tensor, Tensor, Tensor]:
     """The E step: log p(u) (n,), and for each component the sums over n of responsibility * monomials.
 
     parts: (u, monomials(u)), some samples each. The sums (K, 1 + ...) are about `origins` (K, g, b): zero or, for a
     narrow component, its mean.
     """
-    log_joint = JointDensity(mixture, reach)
+    log_joint = JointDensity(mixture)
     origins = torch.zeros_like(mixture.means)
     origins[log_joint.narrow] = mixture.means[log_joint.narrow]
     log_p, sums = [], 0
@@ -1646,18 +1647,17 @@ def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol
     Monomials are kept between iterations where they are less than `keep` numbers (1 GiB).
     Dempster, Laird and Rubin 1977; Bishop 2006, section 9.2.2.
     """
-    reach = float(u.square().sum((0, 2)).max())
     kept = list(with_monomials(u)) if u.shape[1] * count_monomials(u) < keep else None
     lower_bounds, settled = [-math.inf], False
     while not settled and len(lower_bounds) <= max_iter:
-        log_p, sums, origins = expectation_step(kept or with_monomials(u), mixture, reach)
+        log_p, sums, origins = expectation_step(kept or with_monomials(u), mixture)
         lower_bounds.append(float(log_p.mean()))
         mixture = maximization_step(sums, origins, mixture, regularize)
         settled = abs(lower_bounds[-1] - lower_bounds[-2]) < tol
         if settled and sums[:, 0].min() < 0.1:  # a dead component: is there a better use for it?
             trial = split_widest(mixture, int(sums[:, 0].argmin()), regularize)
             for _ in range(10):
-                log_p, sums, origins = expectation_step(kept or with_monomials(u), trial, reach)
+                log_p, sums, origins = expectation_step(kept or with_monomials(u), trial)
                 trial = maximization_step(sums, origins, trial, regularize)
             if log_p.mean() > lower_bounds[-1] + tol:
                 mixture, settled = trial, False
@@ -1873,7 +1873,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         spread = mixture.covariances + offset[..., :, None] * offset[..., None, :]
         frame = whitening(mean[:, None], torch.einsum("k,kgij->gij", mixture.weights, spread))
         u = frame.enter(x)
-        log_joint = JointDensity(frame.transform(mixture), reach=float(u.square().sum((0, 2)).max()))
+        log_joint = JointDensity(frame.transform(mixture))
         return torch.cat([log_joint(*part) for part in with_monomials(u)]) - frame.log_volume()
 
     def score_samples(self, X) -> np.ndarray:
