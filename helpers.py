@@ -760,16 +760,16 @@ def fit_conv_vae(data: Data, settings: Settings) -> Run:
     return fit_vae(model, data, VAEConfig(), settings)
 
 
-def fit_mlp_vae(data: Data, settings: Settings) -> Run:
-    """The fully connected VAE of notebook 02: 8 latents, cross entropy + 3 * KL, a constant learning rate."""
+def fit_mlp_vae(data: Data, settings: Settings, *, beta: float = 3.0, epochs: int = 100) -> Run:
+    """The fully connected VAE of notebook 02: 8 latents, cross entropy + beta * KL, a constant learning rate."""
     config = VAEConfig(
-        epochs=100,
+        epochs=epochs,
         batch_size=32,
         learning_rate=5e-4,
         one_cycle=False,
         weight_decay=0.0,
         likelihood="bernoulli",
-        beta=3.0,
+        beta=beta,
         snapshots=(),
     )
     return fit_vae(build(mlp_vae, seed=settings.seed), data, config, settings)
@@ -1720,24 +1720,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 f"n_components is {self.n_components}, but X has n_samples = {len(X)}: "
                 "give at least one sample per component"
             )
-        x = self._blocks(X)
-        frame = self._frame(x)
-        u, rng, given = frame.enter(x), check_random_state(self.random_state), self._given()
-        added = self.reg_covar * frame.forward.mT @ frame.forward
-
-        def regularize(covariances: Tensor) -> Tensor:
-            if self.covariance_type == "spherical":
-                covariances = covariances.mean(1, keepdim=True).expand_as(covariances)
-            return covariances + added
-
-        runs = []
-        for _ in range(1 if len(given) == 3 else self.n_init):
-            found = {}
-            if len(given) < 3:
-                found = frame.restore(self._start(self._labels(X, rng), u, regularize))._asdict()
-            start = frame.transform(Gaussians(**found | given))
-            runs.append(maximize_likelihood(u, start, regularize, self.tol, self.max_iter))
-        best, bounds, self.converged_ = max(runs, key=lambda run: run[1][-1])
+        frame = self._frame(self._blocks(X))
+        best, bounds, self.converged_ = max(self._runs(X, frame), key=lambda run: run[1][-1])
         self.lower_bounds_ = [bound - float(frame.log_volume()) for bound in bounds]
         self.lower_bound_, self.n_iter_ = self.lower_bounds_[-1], len(bounds)
         if not self.converged_:
@@ -1751,6 +1735,23 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         safe_cholesky(self._mixture().covariances)  # rounded to the numbers of x they must still be fit for use,
         self._log_density(X[:1])  # in samples as in densities
         return self
+
+    def _runs(self, X: np.ndarray, frame: Frame) -> Iterator[tuple[Gaussians, list[float], bool]]:
+        """What maximize_likelihood returns, over u, from n_init starts, or from the one that is given."""
+        u, rng, given = frame.enter(self._blocks(X)), check_random_state(self.random_state), self._given()
+        added = self.reg_covar * frame.forward.mT @ frame.forward
+
+        def regularize(covariances: Tensor) -> Tensor:
+            if self.covariance_type == "spherical":
+                covariances = covariances.mean(1, keepdim=True).expand_as(covariances)
+            return covariances + added
+
+        for _ in range(1 if len(given) == 3 else self.n_init):
+            found = {}
+            if len(given) < 3:
+                found = frame.restore(self._start(self._labels(X, rng), u, regularize))._asdict()
+            start = frame.transform(Gaussians(**found | given))
+            yield maximize_likelihood(u, start, regularize, self.tol, self.max_iter)
 
     def _check_settings(self) -> None:
         for name in ("n_components", "max_iter", "n_init"):

@@ -41,6 +41,7 @@ def test_the_chapters_are_there():
         "03_latent_optimization",
         "04_sampling",
         "05_log_probability",
+        "06_gaussian_mixture",
     ]
 
 
