@@ -1610,7 +1610,7 @@ def maximization_step(sums: Tensor, origins: Tensor, mixture: Gaussians, regular
     )
 
 
-def split_widest(mixture: Gaussians, dead: int, regularize: Callable) -> Gaussians:
+def split_widest(mixture: Gaussians, dead: int) -> Gaussians:
     """Give the component `dead` one half of the widest, which is cut across its longest axis.
 
     The two halves together keep the mean and the covariance of the whole.
@@ -1625,7 +1625,7 @@ def split_widest(mixture: Gaussians, dead: int, regularize: Callable) -> Gaussia
     means[source, group] += offset
     means[dead, group] -= offset
     covariances[source, group] -= torch.outer(offset, offset)
-    covariances[[source, dead]] = regularize(covariances[[source, source]])
+    covariances[dead] = covariances[source]
     return Gaussians(weights / weights.sum(), means, covariances)
 
 
@@ -1655,7 +1655,7 @@ def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol
         mixture = maximization_step(sums, origins, mixture, regularize)
         settled = abs(lower_bounds[-1] - lower_bounds[-2]) < tol
         if settled and sums[:, 0].min() < 0.1:  # a dead component: is there a better use for it?
-            trial = split_widest(mixture, int(sums[:, 0].argmin()), regularize)
+            trial = split_widest(mixture, int(sums[:, 0].argmin()))
             for _ in range(10):
                 log_p, sums, origins = expectation_step(kept or with_monomials(u), trial)
                 trial = maximization_step(sums, origins, trial, regularize)
@@ -1775,8 +1775,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _frame(self, x: Tensor) -> Frame:
         """The frame that whitens x (g, n, b) as far as covariance_type sees it."""
-        first = x[:, :1]
-        mean = first + (x - first).mean(1, keepdim=True)  # exact for constant columns
+        mean = x.mean(1, keepdim=True)
         covariance = (x - mean).mT @ (x - mean) / x.shape[1]
         if not covariance.isfinite().all():
             raise ValueError(f"X reaches {x.abs().max():.3g}: its squares overflow; scale it down")
