@@ -168,6 +168,17 @@ def test_the_unit_of_the_data_does_not_matter(exponent):
     np.testing.assert_allclose(scaled.predict_proba(x * 10.0**exponent), plain.predict_proba(x), atol=1e-9)
 
 
+@given(st.tuples(*[st.integers(-45, 45)] * 3))
+def test_columns_may_have_any_units(exponents):
+    x, scales = blobs(), 10.0 ** np.array(exponents)
+    start = own_start("full", x[[0, 200, 310, 590]])
+    plain = h.GaussianMixture(4, reg_covar=0.0, **start).fit(x)
+    start |= {"means_init": start["means_init"] * scales, "precisions_init": np.stack([np.diag(scales**-2)] * 4)}
+    scaled = h.GaussianMixture(4, reg_covar=0.0, **start).fit(x * scales)
+    assert scaled.lower_bound_ + np.log(scales).sum() == pytest.approx(plain.lower_bound_, abs=1e-9)
+    np.testing.assert_allclose(scaled.predict_proba(x * scales), plain.predict_proba(x), atol=1e-9)
+
+
 def with_dependent_column(scale):
     x = blobs(count=2) * scale
     return np.c_[x, x.sum(1)]
