@@ -114,6 +114,10 @@ class FormulaRenderer(IPythonRenderer):
         return latex_to_mathml(body)
 
 
+# the template sets code that a cell shows as Markdown in the font of prose
+CODE_IN_OUTPUT = ".jp-RenderedMarkdown.jp-OutputArea-output pre { font-family: var(--jp-code-font-family) }"
+
+
 class PageExporter(HTMLExporter):
     """An executed notebook as one HTML page that needs no network."""
 
@@ -125,7 +129,8 @@ class PageExporter(HTMLExporter):
     def page(self, notebook: NotebookNode) -> str:
         """The page, without the links to scripts on other servers that the template brings."""
         html, _ = self.from_notebook_node(notebook)
-        return re.sub(r'<script src="[^"]*">\s*</script>', "", html)
+        html = re.sub(r'<script src="[^"]*">\s*</script>', "", html)
+        return html.replace("</head>", f"<style>{CODE_IN_OUTPUT}</style></head>", 1)
 
 
 def results_table(entry: dict) -> str:
