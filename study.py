@@ -115,7 +115,9 @@ class FormulaRenderer(IPythonRenderer):
 
 
 # the template sets code that a cell shows as Markdown in the font of prose
-CODE_IN_OUTPUT = ".jp-RenderedMarkdown.jp-OutputArea-output pre { font: var(--jp-code-font-size) var(--jp-code-font-family) }"
+CODE_IN_OUTPUT = (
+    ".jp-RenderedMarkdown.jp-OutputArea-output pre { font: var(--jp-code-font-size) var(--jp-code-font-family) }"
+)
 
 
 class PageExporter(HTMLExporter):
