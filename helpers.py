@@ -1754,6 +1754,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             yield maximize_likelihood(u, start, regularize, self.tol, self.max_iter)
 
     def _check_settings(self) -> None:
+        """Raise ValueError for a setting that makes no sense."""
         for name in ("n_components", "max_iter", "n_init"):
             if not isinstance(getattr(self, name), Integral) or getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a whole number of at least 1")
@@ -1867,6 +1868,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return self._log_density(validate_data(self, X, dtype=np.float64, reset=False))
 
     def _log_density(self, X: np.ndarray) -> Tensor:
+        """The same for an array that has been validated: computed in the frame that whitens the mixture itself."""
         x, mixture = self._blocks(X), self._mixture()
         mean = torch.einsum("k,kgi->gi", mixture.weights, mixture.means)
         offset = mixture.means - mean
@@ -1913,6 +1915,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return torch.cat(drawn, 1).transpose(0, 1).flatten(1).numpy(), np.arange(len(counts)).repeat(counts)
 
     def _num_parameters(self) -> int:
+        """Free parameters: K - 1 weights, and each component's mean and covariance."""
         count, size = self.means_.shape
         shape = {"full": size * (size + 1) // 2, "diag": size, "spherical": 1}[self.covariance_type]
         return count * (size + shape + 1) - 1
