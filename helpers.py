@@ -2,7 +2,7 @@
 
 The file reads from top to bottom, and each section uses only those above it:
 settings and files, data, likelihoods and KL, networks, training, inference, log p(x), mixture, metrics, reporting,
-figures.
+figures, exploration.
 Importing it has no side effect.
 
 Conventions: log-probabilities and KL divergences are in nats, have shape (batch,), are summed over
@@ -35,11 +35,14 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
+import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 import torch.nn.functional as F
+from ipycanvas import Canvas
 from IPython.display import Markdown, display
 from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.base import BaseEstimator, DensityMixin
@@ -2198,3 +2201,152 @@ def image_rows(rows: Mapping[str, Tensor], columns: Iterable[str] = (), scale: f
     axes[0, 0].tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
     figure.subplots_adjust(hspace=0.06)
     return figure
+
+
+# ---------------------------------------------------------------------------------------------
+# Exploration: pictures that follow a slider, the mouse, a drawing
+# ---------------------------------------------------------------------------------------------
+
+
+class Screen(widgets.HBox):
+    """A picture, and text beside it."""
+
+    def __init__(self, columns: int = 1, zoom: int = 8):
+        self.columns, self.zoom = columns, zoom
+        self.picture, self.caption = widgets.Image(format="png"), widgets.HTML()
+        self.picture.layout.object_fit = "none"  # else it is stretched to the height of the text
+        super().__init__([self.picture, self.caption])
+
+    def show(self, images: Tensor, text: str = "") -> None:
+        """Images (n, 1, h, w) in rows of `columns`, and HTML text."""
+        large = tile(images, self.columns).repeat(self.zoom, 0).repeat(self.zoom, 1)
+        buffer = io.BytesIO()
+        plt.imsave(buffer, large, cmap="gray", vmin=0, vmax=1, format="png")
+        self.picture.value, self.caption.value = buffer.getvalue(), text
+
+
+def explore(answer: Callable[..., tuple[Tensor, str]], *controls: widgets.ValueWidget, columns: int = 1, zoom: int = 8):
+    """Controls, and a screen that follows them: answer(*their values) -> images (n, 1, h, w), text."""
+    screen = Screen(columns, zoom)
+
+    def follow(_=None) -> None:
+        screen.show(*answer(*(control.value for control in controls)))
+
+    for control in controls:
+        control.observe(follow, "value")
+    follow()
+    return widgets.HBox([widgets.VBox(controls), screen])
+
+
+def answer_time(control: widgets.ValueWidget, values: Iterable) -> float:
+    """Median seconds between a control's taking a value and the end of what follows from it; it is then put back."""
+    before, seconds = control.value, []
+    for value in values:
+        started = time.perf_counter()
+        control.value = value
+        seconds.append(time.perf_counter() - started)
+    control.value = before
+    return float(np.median(seconds))
+
+
+def latent_map(position: np.ndarray, images: Tensor, labels: np.ndarray, values: np.ndarray) -> widgets.HBox:
+    """A map of images by position (n, 2), coloured by label; the one under the mouse is shown with label and value.
+
+    images (n, 1, h, w); labels (n,); values (n,): log p(x) in nats.
+    """
+    screen = Screen()
+    layout = {"width": 640, "height": 560, "hovermode": "closest", "margin": dict.fromkeys("lrtb", 10)}
+    figure = go.FigureWidget(layout=layout | {"template": "plotly_white", "legend_title": "digit"})
+    figure.update_xaxes(visible=False).update_yaxes(visible=False, scaleanchor="x")
+
+    def hover(trace, points, _) -> None:
+        for row in trace.customdata[points.point_inds]:
+            screen.show(images[row : row + 1], f"digit {labels[row]}<br>log p(x) = {values[row]:.1f} nats")
+
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        text = [f"log p(x) = {value:.1f} nats" for value in values[rows]]
+        figure.add_scatter(
+            x=position[rows, 0], y=position[rows, 1], customdata=rows, text=text, name=str(label), mode="markers"
+        )
+        figure.data[-1].update(marker_size=5, hoverinfo="name+text").on_hover(hover)
+    screen.show(images[:1], "hover over a point")
+    return widgets.HBox([figure, screen])
+
+
+def rasterize(strokes: Iterable[Iterable[tuple[float, float]]], thickness: float = 2.2) -> Tensor:
+    """Strokes of a pen as an image made like MNIST's, (1, 1, 28, 28): in a box of 20 pixels, centred by its mass.
+
+    A stroke is a list of points (x, y), with y downwards and in any unit; a lone point is a dot. LeCun et al. 1998,
+    "Gradient-based learning applied to document recognition", section III.A. Raises ValueError without points, or
+    for points that are not finite.
+    """
+    lines = [torch.as_tensor(np.array(list(stroke), float)).reshape(-1, 2) for stroke in strokes]
+    lines = [torch.cat([line[:1], line]) for line in lines if len(line)]  # so that a dot is a line, too
+    if not lines or not all(line.isfinite().all() for line in lines):
+        raise ValueError(f"strokes is {strokes!r}: give at least one list of finite points (x, y)")
+    points = torch.cat(lines)
+    low, high = points.amin(0), points.amax(0)
+    scale = (20 - thickness) / (high - low).max().clamp(min=1e-9)
+    starts, ends = (
+        torch.cat([(line[part] - (low + high) / 2) * scale for line in lines])
+        for part in (slice(0, -1), slice(1, None))
+    )
+    axis = torch.arange(28.0, dtype=torch.float64) - 13.5
+    pixels = torch.cartesian_prod(axis, axis).flip(1)  # (784, 2): x and y of each, row by row
+
+    def ink(origin: Tensor) -> Tensor:
+        """The distance of each pixel from the nearest line decides how much of it is covered: (784,)."""
+        along, beyond = ends - starts, (pixels + origin)[:, None] - starts  # (lines, 2), (784, lines, 2)
+        length = along.square().sum(1).clamp(min=1e-12)
+        nearest = starts + ((beyond * along).sum(2) / length).clamp(0, 1)[..., None] * along
+        distance = ((pixels + origin)[:, None] - nearest).norm(dim=2).amin(1)
+        return (thickness / 2 + 0.5 - distance).clamp(0, 1)
+
+    drawn = ink(torch.zeros(2, dtype=torch.float64))
+    return ink(drawn @ pixels / drawn.sum()).float().view(1, 1, 28, 28)
+
+
+class DrawingPad(widgets.HBox):
+    """A canvas to draw on with mouse or finger; after each stroke answer(x (1, 1, 28, 28)) -> images, text is shown."""
+
+    def __init__(self, answer: Callable[[Tensor], tuple[Tensor, str]], columns: int = 2, size: int = 280):
+        self.answer, self.size, self.strokes, self.down = answer, size, [], False
+        self.canvas, self.screen = Canvas(width=size, height=size), Screen(columns, zoom=6)
+        clear = widgets.Button(description="clear")
+        clear.on_click(lambda _: self.clear())
+        self.canvas.on_mouse_down(self.press)
+        self.canvas.on_mouse_move(self.move)
+        self.canvas.on_mouse_up(self.lift)
+        self.canvas.on_mouse_out(self.lift)
+        self.canvas.on_touch_start(lambda touches: self.press(*touches[0]))
+        self.canvas.on_touch_move(lambda touches: self.move(*touches[0]))
+        self.canvas.on_touch_end(lambda touches: self.lift())
+        self.canvas.layout.touch_action = "none"
+        self.clear()
+        super().__init__([widgets.VBox([self.canvas, clear]), self.screen])
+
+    def press(self, x: float, y: float) -> None:
+        """Begin a stroke."""
+        self.down = True
+        self.strokes.append([(x, y)])
+
+    def move(self, x: float, y: float) -> None:
+        """Draw on, if a stroke has begun."""
+        if self.down:
+            self.canvas.stroke_line(*self.strokes[-1][-1], x, y)
+            self.strokes[-1].append((x, y))
+
+    def lift(self, *_) -> None:
+        """End the stroke, and answer."""
+        if self.down:
+            self.down = False
+            self.screen.show(*self.answer(rasterize(self.strokes)))
+
+    def clear(self) -> None:
+        """Start again."""
+        self.strokes.clear()
+        self.canvas.fill_style, self.canvas.stroke_style = "black", "white"
+        self.canvas.line_width, self.canvas.line_cap = self.size / 13, "round"
+        self.canvas.fill_rect(0, 0, self.size, self.size)
+        self.screen.show(torch.zeros(1, 1, 28, 28), "draw a digit")

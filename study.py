@@ -1,6 +1,7 @@
 """Run the notebooks: `run` executes copies into report/, `refresh` executes in place and stamps them.
 
-A stamp says what a stored notebook was executed from. `stale` tells whether it still fits.
+`report` makes report/ of the stored notebooks, executing nothing. A stamp says what a stored notebook was executed
+from; `stale` tells whether it still fits.
 """
 
 import argparse
@@ -15,15 +16,14 @@ import tempfile
 from pathlib import Path
 
 import nbformat
-from latex2mathml.converter import convert as latex_to_mathml
 from nbclient import NotebookClient
-from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from tqdm import tqdm
 
 import helpers as h
+import publish
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 VERSIONED = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pandas")
 
 
@@ -52,12 +52,16 @@ def execute(path: Path) -> NotebookNode:
         timeout=None,
         kernel_name="python3",
         record_timing=False,
+        store_widget_state=False,
         extra_arguments=["--log-level=ERROR"],  # or each kernel remarks on its unencrypted loopback socket
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_executed=lambda **_: bar.update(),
     )
     with bar:
         client.execute()
+    for cell in notebook.cells:  # a widget lives as long as its kernel: stored, it would be an error message
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     return notebook
 
 
@@ -102,42 +106,9 @@ def stale(notebook: NotebookNode) -> list[str]:
     return reasons
 
 
-class FormulaRenderer(IPythonRenderer):
-    """Markdown with its formulas as MathML, which browsers show without a script."""
-
-    def block_math(self, body):
-        """A displayed formula."""
-        return latex_to_mathml(body, display="block")
-
-    def inline_math(self, body):
-        """A formula within a sentence."""
-        return latex_to_mathml(body)
-
-
-# the template sets code that a cell shows as Markdown in the font of prose
-CODE_IN_OUTPUT = (
-    ".jp-RenderedMarkdown.jp-OutputArea-output pre { font: var(--jp-code-font-size) var(--jp-code-font-family) }"
-)
-
-
-class PageExporter(HTMLExporter):
-    """An executed notebook as one HTML page that needs no network."""
-
-    def default_filters(self):
-        """The usual ones, with our own Markdown."""
-        yield from super().default_filters()
-        yield "markdown2html", lambda text: MarkdownWithMath(renderer=FormulaRenderer(escape=False)).render(text)
-
-    def page(self, notebook: NotebookNode) -> str:
-        """The page, without the links to scripts on other servers that the template brings."""
-        html, _ = self.from_notebook_node(notebook)
-        html = re.sub(r'<script src="[^"]*">\s*</script>', "", html)
-        return html.replace("</head>", f"<style>{CODE_IN_OUTPUT}</style></head>", 1)
-
-
 def results_table(entry: dict) -> str:
     """One notebook's results as aligned text."""
-    rows = [(row["result"], f"{row['value']:g} {row['unit']}") for row in entry["results"]]
+    rows = [(row["result"], publish.show_number(row)) for row in entry["results"]]
     width = max((len(name) for name, _ in rows), default=0)
     passed = sum(check["passed"] is True for check in entry["checks"])
     skipped = len(entry["checks"]) - passed
@@ -145,50 +116,31 @@ def results_table(entry: dict) -> str:
     return "\n".join([f"  {name:<{width}}  {value}" for name, value in rows] + [f"  {checks}"])
 
 
-def index_page(results: dict, names: list[str]) -> str:
-    """The report's first page: every notebook with its results and checks."""
-    parts = []
-    for name in names:
-        entry = results[name]
-        rows = "".join(
-            f"<tr><td>{row['result']}</td><td>{row['value']:g} {row['unit']}</td></tr>" for row in entry["results"]
-        )
-        checks = "".join(f"<li>{'–' if c['passed'] is None else '✓'} {c['claim']}</li>" for c in entry["checks"])
-        scale = "QUICK smoke run" if entry["quick"] else "full scale"
-        parts.append(
-            f'<section><h2><a href="{name}.html">{name}</a></h2>'
-            f"<p>{entry['data']}, seed {entry['seed']}, {scale}</p>"
-            f"<table>{rows}</table>"
-            f"<details><summary>{len(entry['checks'])} checks</summary><ul>{checks}</ul></details></section>"
-        )
-    return INDEX.replace("CONTENT", "\n".join(parts))
-
-
-INDEX = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Latent Digits</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-td { padding: .1rem 1rem .1rem 0 } h2 { margin: 2rem 0 0 } p { color: #666; margin: 0 0 .5rem } li { list-style: none }
-</style>
-<h1>Latent Digits</h1>
-CONTENT
-</html>
-"""
-
-
 def run(paths: list[Path]) -> None:
     """Execute copies of the notebooks and write report/: one page each, and an index. No committed file changes."""
     settings = h.Settings.from_environment()
     folder = h.PROJECT / "report"
     for path in paths:
-        notebook = execute(path)
-        h.write_whole(folder / f"{path.stem}.html", PageExporter().page(notebook).encode())
+        publish.write_page(folder, path.stem, execute(path))
         results = json.loads((settings.output / "results.json").read_text())
         print(f"\n{path.stem} ({results[path.stem]['data']})\n{results_table(results[path.stem])}\n")
-    names = sorted(name for name in results if (folder / f"{name}.html").exists())
-    h.write_whole(folder / "index.html", index_page(results, names).encode())
-    print(f"Read the executed notebooks: {folder / 'index.html'}")
+    finish_report(folder, paths, settings.output)
+
+
+def report(paths: list[Path]) -> None:
+    """Write report/ from the stored notebooks and figures/: nothing is executed."""
+    folder = h.PROJECT / "report"
+    for path in paths:
+        publish.write_page(folder, path.stem, nbformat.read(path, as_version=4))
+    finish_report(folder, paths, h.PROJECT / "figures")
+
+
+def finish_report(folder: Path, paths: list[Path], output: Path) -> None:
+    """Write the index, over all pages that are there. output: where the figures and results.json are."""
+    results = json.loads((output / "results.json").read_text())
+    notebooks = publish.read_notebooks({*(h.PROJECT / "notebooks").glob("*.ipynb"), *paths})
+    index = publish.write_index(folder, results, output, notebooks)
+    print(f"Read the executed notebooks: {index}")
 
 
 def refresh(paths: list[Path]) -> None:
@@ -211,10 +163,10 @@ def refresh(paths: list[Path]) -> None:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["run", "refresh"])
+    parser.add_argument("command", choices=["run", "report", "refresh"])
     parser.add_argument("notebooks", nargs="+", type=Path)
     arguments = parser.parse_args()
-    {"run": run, "refresh": refresh}[arguments.command](sorted(arguments.notebooks))
+    {"run": run, "report": report, "refresh": refresh}[arguments.command](sorted(arguments.notebooks))
 
 
 if __name__ == "__main__":

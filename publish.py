@@ -1,0 +1,163 @@
+"""The report: every executed notebook as a page, and an index of what they found, readable without a network.
+
+The index has, for each notebook, its question, its headline numbers, its checks and its figures; and the
+assignment's questions, each with a link to the cell that answers it.
+"""
+
+import re
+import shutil
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+import nbformat
+from latex2mathml.converter import convert as latex_to_mathml
+from markupsafe import Markup
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+
+import helpers as h
+
+PROJECT = Path(__file__).resolve().parent
+
+
+class FormulaRenderer(IPythonRenderer):
+    """Markdown with its formulas as MathML, which browsers show without a script."""
+
+    def block_math(self, body):
+        """A displayed formula."""
+        return latex_to_mathml(body, display="block")
+
+    def inline_math(self, body):
+        """A formula within a sentence."""
+        return latex_to_mathml(body)
+
+
+def to_html(markdown: str) -> Markup:
+    """Markdown as HTML."""
+    return Markup(MarkdownWithMath(renderer=FormulaRenderer(escape=False)).render(markdown))
+
+
+class PageExporter(HTMLExporter):
+    """An executed notebook as one HTML page that needs no network."""
+
+    def default_filters(self):
+        """The usual ones, with our own Markdown."""
+        yield from super().default_filters()
+        yield "markdown2html", to_html
+
+    def page(self, notebook: NotebookNode) -> str:
+        """The page, without the links to scripts on other servers that the template brings."""
+        html, _ = self.from_notebook_node(notebook)
+        html = re.sub(r'<script src="[^"]*">\s*</script>', "", html)
+        return html.replace("</head>", f"{PAGE_STYLE}</head>", 1).replace("<main>", f"{TO_INDEX}<main>", 1)
+
+
+TO_INDEX = '<nav class="to-index"><a href="index.html">Latent Digits</a></nav>'
+PAGE_STYLE = """<style>
+/* the template sets code that a cell shows as Markdown in the font of prose */
+.jp-RenderedMarkdown.jp-OutputArea-output pre {
+  font: var(--jp-code-font-size) var(--jp-code-font-family); white-space: pre; overflow-x: auto
+}
+.to-index { font: 14px system-ui, sans-serif; padding: 8px 16px }
+/* what is wider than the window scrolls by itself, not with the page */
+.jp-RenderedHTMLCommon table, math[display="block"] { display: block; overflow-x: auto; max-width: 100% }
+@media (max-width: 700px) {
+  .jp-Notebook { padding: 0 8px !important }
+  .jp-InputPrompt, .jp-OutputPrompt, .jp-Collapser { display: none !important }
+}
+</style>"""
+
+
+def write_page(folder: Path, name: str, notebook: NotebookNode) -> None:
+    """One page of the report."""
+    h.write_whole(folder / f"{name}.html", PageExporter().page(notebook).encode())
+
+
+def write_index(
+    folder: Path, results: Mapping[str, dict], figures: Path, notebooks: Mapping[str, NotebookNode]
+) -> Path:
+    """The report's first page, on every notebook whose page is in the folder; figures are copied to where it is.
+
+    notebooks: by name, for their words and cells; whether they have outputs does not matter.
+    """
+    names = sorted(name for name in results if name in notebooks and (folder / f"{name}.html").exists())
+    if figures != folder / "figures":
+        shutil.copytree(figures, folder / "figures", dirs_exist_ok=True)
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template.filters["number"] = show_number
+    page = template.from_string((PROJECT / "index.html.jinja").read_text()).render(
+        chapters=[describe(name, notebooks[name], results[name]) for name in names],
+        groups=answered({name: results[name] for name in names}, notebooks),
+    )
+    h.write_whole(folder / "index.html", page.encode())
+    return folder / "index.html"
+
+
+def show_number(result: Mapping) -> str:
+    """A result with its unit: −45.1 nats, 99.5 %."""
+    return f"{result['value']:,.10g} {result['unit']}".replace("-", "−").strip()
+
+
+def describe(name: str, notebook: NotebookNode, entry: dict) -> dict:
+    """What the index says about one notebook."""
+    first = notebook.cells[0].source
+    title, question = re.search(r"^# (.+)$", first, re.M), re.search(r"\*\*Questions?\.\*\* (.+?)(\n\n|$)", first, re.S)
+    figures = [
+        {"name": found, "file": f"{name[:2]}_{found}.png", "cell": cell.id}
+        for cell in notebook.cells
+        for found in re.findall(r'report\.figure\(\w+, "(\w+)"\)', cell.source)
+    ]
+    words = {"title": title[1] if title else name, "question": to_html(question[1]) if question else ""}
+    passed = sum(check["passed"] is True for check in entry["checks"])
+    return {"name": name, "figures": figures, "passed": passed} | words | entry
+
+
+def answered(results: Mapping[str, dict], notebooks: Mapping[str, NotebookNode]) -> list[dict]:
+    """The assignment's questions with numbers in their answers and links to cells; only what `results` can answer.
+
+    Raises ValueError where assignment.toml names a number or a cell that is not there.
+    """
+    groups = []
+    for group in tomllib.loads((PROJECT / "assignment.toml").read_text())["group"]:
+        questions = []
+        for question in group["questions"]:
+            if {name for _, name, _ in question["cells"]} <= set(results):
+                links = [
+                    (label, f"{name}.html#cell-id={find_cell(notebooks[name], name, words)}")
+                    for label, name, words in question["cells"]
+                ]
+                questions.append({"asks": question["asks"], "answer": fill_in(question, results), "links": links})
+        if questions:
+            groups.append({"title": group["title"], "questions": questions})
+    return groups
+
+
+def find_cell(notebook: NotebookNode, name: str, words: str) -> str:
+    """The id of the one cell with these words in its source."""
+    found = [cell.id for cell in notebook.cells if words in cell.source]
+    if len(found) != 1:
+        raise ValueError(f"assignment.toml: {words!r} is in {len(found)} cells of {name}: give words of exactly one")
+    return found[0]
+
+
+def fill_in(question: dict, results: Mapping[str, dict]) -> str:
+    """The answer, with each {name of a result} replaced by that result of the notebooks which the question names."""
+    names = dict.fromkeys(name for _, name, _ in question["cells"])
+    known = {result["result"]: result for name in names for result in results[name]["results"]}
+
+    def number(found: re.Match) -> str:
+        if found[1] not in known:
+            raise ValueError(f"assignment.toml: {found[1]!r} is no result of {', '.join(names)}")
+        return show_number(known[found[1]])
+
+    return re.sub(r"\{([^}]+)\}", number, question["answer"])
+
+
+def read_notebooks(paths) -> dict[str, NotebookNode]:
+    """Notebooks by name."""
+    return {path.stem: nbformat.read(path, as_version=4) for path in paths}

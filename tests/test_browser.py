@@ -1,0 +1,208 @@
+"""The interactive parts, in a real browser: JupyterLab, all cells run, then a slider, a mouse, a menu."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+import helpers as h
+
+EXPLORED = ("02_amortized_vae", "04_sampling", "05_log_probability", "06_gaussian_mixture")
+TOKEN = "a-token-for-this-test"
+LAB_SETTINGS = {
+    "notebook-extension/tracker": '{"windowingMode": "none"}',  # else cells out of sight are not in the page
+    "apputils-extension/notification": '{"fetchNews": "false"}',
+}
+
+
+def find_chromium():
+    """A Chromium of the system or of Playwright, or None."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        with sync_playwright() as playwright:
+            found = playwright.chromium.executable_path
+    return found if Path(found).exists() else None
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = find_chromium()
+    if path is None and os.environ.get("BROWSER_TEST") == "required":
+        pytest.fail("BROWSER_TEST=required, but there is no Chromium: playwright install --with-deps chromium")
+    if path is None:
+        pytest.skip("no Chromium is installed: apt install chromium, or playwright install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab over copies of the notebooks, with QUICK settings."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(h.PROJECT / "notebooks", folder / "notebooks")
+    (folder / "helpers.py").symlink_to(h.PROJECT / "helpers.py")
+    for name, text in LAB_SETTINGS.items():
+        path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTER_RUNTIME_DIR": "runtime", "OUTPUT": "figures"}
+    environment = {**os.environ, "QUICK": "1"} | {name: str(folder / place) for name, place in folders.items()}
+    options = [
+        "--no-browser",
+        "--allow-root",
+        "--expose-app-in-browser",
+        "--ServerApp.port=0",
+        f"--IdentityProvider.token={TOKEN}",
+    ]
+    with (folder / "lab.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={folder / 'notebooks'}"],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    try:
+        yield address_of(server, folder)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def address_of(server, folder):
+    """http://127.0.0.1:port of the server, once it answers."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.poll() is None:
+        for path in (folder / "runtime").glob("jpserver-*.json"):
+            address = json.loads(path.read_text())["url"].rstrip("/")
+            with contextlib.suppress(urllib.error.URLError):
+                urllib.request.urlopen(f"{address}/api", timeout=5).close()
+                return address
+        time.sleep(0.2)
+    raise AssertionError(f"JupyterLab did not start:\n{(folder / 'lab.log').read_text()}")
+
+
+class Notebook:
+    """A notebook open in the browser, with what its console has complained about."""
+
+    def __init__(self, browser, address, name):
+        self.page = browser.new_page(viewport={"width": 1500, "height": 1200})
+        self.complaints = []
+        self.page.on("console", self.listen)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        # a workspace of its own, or JupyterLab would open what was open before as well
+        self.page.goto(f"{address}/lab/workspaces/{name}/tree/{name}.ipynb?token={TOKEN}")
+        self.wait_until_idle()
+
+    def listen(self, message):
+        if message.type == "error":
+            self.complaints.append(f"{message.text} {message.location}")
+
+    def wait_until_idle(self):
+        status = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+        self.page.wait_for_function(f"{status} == 'idle'", timeout=120_000)
+
+    def cells(self):
+        """The code cells as they are now."""
+        model = self.page.evaluate("window.jupyterapp.shell.currentWidget.content.model.toJSON()")
+        return [cell for cell in model["cells"] if cell["cell_type"] == "code"]
+
+    def run_all(self):
+        """Run every cell until all are done, or one fails."""
+        self.page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+        self.page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        deadline = time.monotonic() + 300
+        while not (all(cell["execution_count"] for cell in self.cells()) or self.failures()):
+            assert time.monotonic() < deadline, [cell["source"] for cell in self.cells() if not cell["execution_count"]]
+            self.page.wait_for_timeout(500)
+        self.wait_until_idle()
+
+    def failures(self):
+        """The tracebacks in the outputs."""
+        outputs = [output for cell in self.cells() for output in cell["outputs"]]
+        return [output["traceback"] for output in outputs if output["output_type"] == "error"]
+
+    def picture(self, panel=-1):
+        """The picture of a widget, as it is on the screen."""
+        return self.page.locator(".widget-image").nth(panel).screenshot()
+
+    def follows(self, panel, act):
+        """Whether the picture changes within five seconds after `act`."""
+        before = self.picture(panel)
+        act()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            if self.picture(panel) != before:
+                return True
+            time.sleep(0.05)
+        return False
+
+
+@pytest.fixture
+def notebook(request, browser, lab):
+    opened = Notebook(browser, lab, request.param)
+    opened.run_all()
+    assert opened.failures() == []
+    yield opened
+    assert opened.complaints == []
+    opened.page.close()
+
+
+@pytest.mark.parametrize("notebook", ["02_amortized_vae", "04_sampling"], indirect=True)
+def test_a_picture_follows_a_slider(notebook):
+    handle = notebook.page.locator(".widget-slider .noUi-handle").last
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def drag():
+        notebook.page.mouse.move(x, y)
+        notebook.page.mouse.down()
+        notebook.page.mouse.move(x + 40, y, steps=10)
+        notebook.page.mouse.up()
+
+    assert notebook.follows(-1, drag)
+
+
+@pytest.mark.parametrize("notebook", ["06_gaussian_mixture"], indirect=True)
+def test_a_picture_follows_a_menu(notebook):
+    menu = notebook.page.locator(".widget-dropdown select").last
+    assert notebook.follows(-1, lambda: menu.select_option(index=3))
+
+
+@pytest.mark.parametrize("notebook", ["05_log_probability"], indirect=True)
+def test_the_mouse_reads_the_map_and_draws(notebook):
+    points = notebook.page.locator(".js-plotly-plot .scatterlayer .point")
+    points.first.scroll_into_view_if_needed()
+
+    def hover():
+        box = points.nth(points.count() // 2).bounding_box()
+        notebook.page.mouse.move(box["x"] - 20, box["y"] - 20)
+        notebook.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
+
+    assert notebook.follows(0, hover)
+    assert "log p(x) =" in notebook.page.locator(".widget-html").first.inner_text()
+    canvas = notebook.page.locator("canvas").last
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+
+    def draw_a_seven():
+        notebook.page.mouse.move(box["x"] + 80, box["y"] + 60)
+        notebook.page.mouse.down()
+        notebook.page.mouse.move(box["x"] + 190, box["y"] + 60, steps=10)
+        notebook.page.mouse.move(box["x"] + 120, box["y"] + 220, steps=10)
+        notebook.page.mouse.up()
+
+    assert notebook.follows(-1, draw_a_seven)
+    assert "log p(x) =" in notebook.page.locator(".widget-html").last.inner_text()
