@@ -1,5 +1,5 @@
 # QUICK=1, SEED=n, DATA=digits and MNIST_ROOT=folder may be put before any of these.
-.PHONY: run test lab refresh lint clean
+.PHONY: run test report lab refresh lint hooks clean
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS ?= notebooks/*.ipynb
@@ -12,6 +12,9 @@ test: .venv/installed    ## lint, unit tests, and every notebook re-executed wit
 	$(BIN)/pytest tests
 	OUTPUT=report/test $(BIN)/pytest --nbval-lax --nbval-cell-timeout=36000 -v --tb=short $(NOTEBOOKS)
 
+report: .venv/installed  ## write report/ from the stored notebooks; nothing is executed
+	$(BIN)/python study.py report $(NOTEBOOKS)
+
 lab: .venv/installed     ## explore in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
@@ -20,6 +23,10 @@ refresh: .venv/installed ## execute in place, from nothing: the stored outputs a
 
 lint: .venv/installed    ## tidy code and notebooks
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+hooks: .venv/installed   ## for contributors: tidy at each commit, and readable diffs of notebooks
+	$(BIN)/pre-commit install
+	$(BIN)/nbdime config-git --enable
 
 clean:                   ## remove trained models and reports
 	rm -rf .cache report

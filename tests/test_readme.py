@@ -1,4 +1,4 @@
-"""The README's numbers are those of results.json, and what it names is there."""
+"""The README's numbers are those of results.json, and what it and its neighbours name is there."""
 
 import json
 import re
@@ -16,19 +16,26 @@ def test_every_notebook_has_its_row():
     assert [row[0] for row in ROWS] == sorted(path.stem for path in (h.PROJECT / "notebooks").glob("*.ipynb"))
 
 
+def numbers(text):
+    """The numbers of a text as they are written, without tolerances: (± 0.5)."""
+    return re.findall(r"−?\d[\d,]*\.?\d*", re.sub(r"\(± [^)]*\)", "", text))
+
+
+def is_from(results, text):
+    """Whether a number is one of the results. It may be given in fewer digits than are kept."""
+    digits = len(text.partition(".")[2])
+    value = float(text.replace("−", "-").replace(",", ""))
+    return value in [round(result["value"], digits) for result in results]
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_headline_numbers_come_from_the_run(row):
     name, _, headline, minutes = row
-    numbers = [float(text.replace("−", "-")) for text in re.findall(r"−?\d+\.?\d*", headline)]
-    assert numbers
-    # a number may be given in fewer digits than results.json keeps
-    kept = [result["value"] for result in RESULTS[name]["results"]]
-    for text in re.findall(r"−?\d+\.?\d*", headline):
-        digits = len(text.partition(".")[2])
-        assert float(text.replace("−", "-")) in [round(value, digits) for value in kept], f"{name}: {text}"
+    results = RESULTS[name]["results"]
+    assert numbers(headline)
+    assert [text for text in numbers(headline) if not is_from(results, text)] == []
     # a first run spends so long on what the cache keeps, and at most two minutes more on everything else;
     # three where it estimates, as annealing is not kept
-    results = RESULTS[name]["results"]
     training, estimation = (
         sum(r["value"] for r in results if r["result"].startswith(f"{kind} time of"))
         for kind in ("training", "estimation")
@@ -36,14 +43,41 @@ def test_headline_numbers_come_from_the_run(row):
     assert training + estimation < 60 * float(minutes) < training + estimation + (180 if estimation else 120)
 
 
-def test_links_lead_somewhere():
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_a_headline_says_how_far_another_run_may_come_out(row):
+    assert re.search(r"\(± \d", row[2])
+
+
+def test_every_number_with_a_unit_comes_from_a_run():
+    everything = [result for entry in RESULTS.values() for result in entry["results"]]
+    # what others reported is the second column of its table
+    ours = re.sub(r"^(\| [^|]+ \|)[^|]+(\| [^|]+ \|)$", r"\1\2", README, flags=re.M)
+    found = re.findall(r"(−?\d[\d,]*\.?\d*) (?:%|nats)", re.sub(r"\(± [^)]*\)", "", ours))
+    assert len(found) > 12
+    assert [text for text in found if not is_from(everything, text)] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", (h.PROJECT / name).read_text()):
         assert (h.PROJECT / link).exists(), link
 
 
-def test_named_commands_exist():
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_named_commands_and_files_exist(name):
+    text = (h.PROJECT / name).read_text()
     targets = set(re.findall(r"^([\w.-]+):", (h.PROJECT / "Makefile").read_text(), flags=re.M))
-    commands = set(re.findall(r"`(?:[A-Z_]+=\S+ )*make (\w+)", README)) | set(
-        re.findall(r"^make (\w+)", README, flags=re.M)
-    )
-    assert {"run", "test", "lab", "refresh", "lint"} <= commands <= targets
+    assert set(re.findall(r"(?:^|`|, `)(?:[A-Z_]+=\S+ )*make (\w+)", text, flags=re.M)) <= targets
+    for file in re.findall(r"`([\w.]+\.(?:py|toml|txt|jinja|md)|\w+/)`", text):
+        assert (h.PROJECT / file).exists() or f"{file}\n" in (h.PROJECT / ".gitignore").read_text(), file
+
+
+def test_the_readme_names_every_command():
+    for target in re.findall(r"^(\w+):", (h.PROJECT / "Makefile").read_text(), flags=re.M):
+        assert f"make {target}" in README, target
+
+
+def test_hooks_use_the_ruff_that_is_installed():
+    hooks = (h.PROJECT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"entry: (\S+)", hooks) == [".venv/bin/ruff"] * 2
+    assert "ruff==" in (h.PROJECT / "requirements.txt").read_text()

@@ -1,0 +1,142 @@
+"""Pictures that follow a slider, the mouse, a drawing: without a browser (for one, see test_browser.py)."""
+
+import io
+import math
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from plotly.callbacks import InputDeviceState, Points
+
+import helpers as h
+
+
+def pixels(image_widget):
+    """What an image widget shows: (height, width), from 0 to 1."""
+    return plt.imread(io.BytesIO(image_widget.value))[..., 0]
+
+
+def grey(level):
+    return torch.full((1, 1, 28, 28), float(level))
+
+
+def test_a_screen_shows_images_in_rows_and_text():
+    screen = h.Screen(columns=2, zoom=3)
+    screen.show(torch.stack([grey(level)[0] for level in (0.2, 0.4, 0.6)]), "three")
+    picture = pixels(screen.picture)
+    assert picture.shape == (3 * (28 + h.GAP + 28),) * 2
+    np.testing.assert_allclose([picture[40, 40], picture[40, 130], picture[130, 40]], [0.2, 0.4, 0.6], atol=0.003)
+    assert picture[130, 130] == 1  # the place of a fourth
+    assert screen.caption.value == "three"
+
+
+def test_a_picture_follows_its_controls():
+    first, second = widgets.FloatSlider(value=0.5, max=1), widgets.Dropdown(options=[("a", 0.0), ("b", 0.25)])
+    panel = h.explore(lambda a, b: (grey(a + b), f"{a} {b}"), first, second)
+    screen = panel.children[1]
+    assert pixels(screen.picture).mean() == pytest.approx(0.5, abs=0.003)
+    first.value = 0.1
+    assert (pixels(screen.picture).mean(), screen.caption.value) == (pytest.approx(0.1, abs=0.003), "0.1 0.0")
+    second.value = 0.25
+    assert (pixels(screen.picture).mean(), screen.caption.value) == (pytest.approx(0.35, abs=0.003), "0.1 0.25")
+
+
+def test_answer_time_waits_for_the_answer_and_puts_the_control_back(monkeypatch):
+    clock = iter(np.arange(0, 1000, 0.25))
+    monkeypatch.setattr(h.time, "perf_counter", lambda: next(clock))
+    slider, asked = widgets.FloatSlider(value=0.5, max=1), []
+
+    def answer(value):
+        asked.append(value)
+        return grey(value), ""
+
+    h.explore(answer, slider)
+    assert h.answer_time(slider, [0.1, 0.2, 0.3]) == 0.25
+    assert asked == [0.5, 0.1, 0.2, 0.3, 0.5]
+    assert slider.value == 0.5
+
+
+def test_the_map_shows_the_image_under_the_mouse():
+    labels, values = np.array([3, 7, 3, 7]), np.array([-10.0, -20.0, -30.0, -40.0])
+    images = torch.cat([grey(level) for level in (0.1, 0.2, 0.3, 0.4)])
+    figure, screen = h.latent_map(np.arange(8.0).reshape(4, 2), images, labels, values).children
+    assert [trace.name for trace in figure.data] == ["3", "7"]
+    sevens = figure.data[1]
+    np.testing.assert_array_equal(np.stack([sevens.x, sevens.y], 1), [[2, 3], [6, 7]])
+    assert sevens.text == ("log p(x) = -20.0 nats", "log p(x) = -40.0 nats")
+    sevens._dispatch_on_hover(Points([1]), InputDeviceState())
+    assert screen.caption.value == "digit 7<br>log p(x) = -40.0 nats"
+    assert pixels(screen.picture).mean() == pytest.approx(0.4, abs=0.003)
+
+
+def test_a_drawing_is_answered_after_each_stroke_and_cleared():
+    drawings = []
+
+    def answer(x):
+        drawings.append(x)
+        return torch.cat([x, 1 - x]), f"{len(drawings)} drawn"
+
+    pad = h.DrawingPad(answer)
+    pad.move(5, 5)  # no button is down
+    pad.lift()
+    assert drawings == []
+    for start in (100, 200):
+        pad.press(start, 40)
+        pad.move(start, 240)
+        pad.lift()
+    assert pad.screen.caption.value == "2 drawn"
+    torch.testing.assert_close(drawings[0], h.rasterize([[(0, 0), (0, 1)]]))
+    torch.testing.assert_close(drawings[1], h.rasterize([[(100, 40), (100, 240)], [(200, 40), (200, 240)]]))
+    pad.children[0].children[1].click()
+    assert pad.strokes == []
+    assert pad.screen.caption.value == "draw a digit"
+
+
+points = st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), min_size=1, max_size=8)
+
+
+def centre_of_mass(x):
+    axis = torch.arange(28.0) - 13.5
+    mass = x[0, 0] / x.sum()
+    return (mass.sum(0) @ axis).item(), (mass.sum(1) @ axis).item()
+
+
+@given(st.lists(points, min_size=1, max_size=3), st.floats(0.1, 10), st.floats(-20, 20))
+def test_a_drawing_does_not_depend_on_where_and_how_large(strokes, factor, offset):
+    x = h.rasterize(strokes)
+    assert x.shape == (1, 1, 28, 28)
+    assert x.dtype == torch.float32
+    assert x.min() >= 0
+    assert x.max() <= 1
+    extent = np.ptp(np.concatenate(strokes), axis=0).max()
+    if extent > 1e-3:
+        moved = [[(factor * a + offset, factor * b - offset) for a, b in stroke] for stroke in strokes]
+        torch.testing.assert_close(h.rasterize(moved), x, atol=1e-3, rtol=0)
+
+
+def test_the_ink_is_where_the_pen_was_in_a_box_of_twenty_centred_by_its_mass():
+    x = h.rasterize([[(0, 0), (0, 1)]])  # a vertical line
+    rows, columns = (x[0, 0] > 0.5).nonzero().T
+    assert (rows.min(), rows.max()) == (4, 23)
+    assert (columns.min(), columns.max()) == (13, 14)
+    flat = h.rasterize([[(0, 0), (1, 0)]])
+    torch.testing.assert_close(flat[0, 0], x[0, 0].T)
+    seven = h.rasterize([[(0, 0), (11, 0), (4, 18)]])
+    assert centre_of_mass(seven) == pytest.approx((0, 0), abs=0.2)
+    assert seven[0, 0, :14].sum() > seven[0, 0, 14:].sum()  # y goes downwards: its bar is above
+
+
+def test_thickness_is_in_pixels_and_a_point_is_a_dot():
+    assert h.rasterize([[(3, 4)]], thickness=4).sum() == pytest.approx(math.pi * 2**2, rel=0.05)
+    line = h.rasterize([[(0, 0), (0, 1)]], thickness=3)
+    assert line.sum() == pytest.approx(17 * 3 + math.pi * 1.5**2, rel=0.05)
+
+
+@pytest.mark.parametrize("strokes", [[], [[]], [[(0, math.nan), (1, 1)]], [[(0, 0)], [(math.inf, 1)]]])
+def test_strokes_that_cannot_be_drawn(strokes):
+    with pytest.raises(ValueError, match=r"strokes is .*: give at least one list of finite points \(x, y\)"):
+        h.rasterize(strokes)

@@ -1,0 +1,138 @@
+"""The report: its links lead to cells, its figures are there, and no check or question is missing."""
+
+import html
+import json
+import re
+import tomllib
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+import helpers as h
+import publish
+
+RESULTS = json.loads((h.PROJECT / "figures" / "results.json").read_text())
+QUESTIONS = [
+    question
+    for group in tomllib.loads((h.PROJECT / "assignment.toml").read_text())["group"]
+    for question in group["questions"]
+]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The report on the stored notebooks."""
+    folder = tmp_path_factory.mktemp("report")
+    notebooks = publish.read_notebooks((h.PROJECT / "notebooks").glob("*.ipynb"))
+    for name, notebook in notebooks.items():
+        publish.write_page(folder, name, notebook)
+    publish.write_index(folder, RESULTS, h.PROJECT / "figures", notebooks)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(report):
+    return (report / "index.html").read_text()
+
+
+def text_of(page):
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)))
+
+
+def test_every_link_leads_to_a_page_and_a_place_in_it(report, index):
+    links = re.findall(r'(?:href|src)="([^"]+)"', index)
+    assert len(links) > 80
+    pages = {path.name: path.read_text() for path in report.glob("*.html")}
+    for link in links:
+        name, _, place = html.unescape(unquote(link)).partition("#")
+        if place:
+            assert f'id="{place}"' in pages[name or "index.html"], link
+        else:
+            assert (report / name).exists(), link
+
+
+def test_pages_fetch_nothing(report):
+    for path in report.glob("*.html"):
+        assert not re.search(r"""(?:src=|@import |url\(|<link[^>]+href=)["']?(?:https?:)?//""", path.read_text()), path
+
+
+def test_the_index_has_every_check_result_and_figure(index):
+    text = text_of(index)
+    for name, entry in RESULTS.items():
+        for check in entry["checks"]:
+            assert " ".join(f"✓ {check['claim']}".split()) in text
+        for result in entry["results"]:
+            assert f"{result['result']} {publish.show_number(result)}" in text
+        figures = {path.name for path in (h.PROJECT / "figures").glob(f"{name[:2]}_*.png")}
+        assert set(re.findall(rf"figures/({name[:2]}_\w+\.png)", index)) == figures
+    assert "Not a full run on MNIST" not in text
+
+
+def test_every_question_is_answered(index):
+    text = text_of(index)
+    assert len(QUESTIONS) >= 20
+    for question in QUESTIONS:
+        assert question["asks"] in text
+        assert question["cells"]
+    assert not re.search(r"\{[^}]*\}", re.sub(r"<style>.*?</style>", "", index, flags=re.S))
+    # two answers, with their numbers from the run
+    results = {row["result"]: row["value"] for row in RESULTS["03_latent_optimization"]["results"]}
+    kept = results["class consistency as written, training images"]
+    assert f"As written it collapses: {kept:g} % of the images" in text
+    ones = {row["result"]: row["value"] for row in RESULTS["05_log_probability"]["results"]}
+    value = ones["log p(x) of the digit 1, test images, amortized"]
+    assert f"The ones, at −{-value:g} nats." in text
+
+
+def small_notebook():
+    cells = [
+        new_markdown_cell("# 09 · Small\n\n**Questions.** Is $a < b$?\n\n**Time.** None."),
+        new_code_cell('report.figure(figure, "one_thing")'),
+    ]
+    return new_notebook(cells=cells)
+
+
+def test_an_index_of_part_of_the_notebooks_in_a_quick_run(tmp_path):
+    checks = [
+        {"claim": "1 < 2", "value": "", "passed": True},
+        {"claim": "needs training", "value": "0", "passed": None},
+    ]
+    entry = {"data": "digits", "seed": 0, "quick": True, "results": [], "checks": checks}
+    notebooks = {"09_small": small_notebook(), "01_other": small_notebook()}
+    (tmp_path / "figures").mkdir()
+    publish.write_page(tmp_path, "09_small", notebooks["09_small"])
+    publish.write_index(tmp_path, {"09_small": entry, "01_other": entry}, tmp_path / "figures", notebooks)
+    page = (tmp_path / "index.html").read_text()
+    assert "Not a full run on MNIST" in page
+    assert "QUICK smoke run" in page
+    assert "01_other" not in page  # it has no page
+    assert 'id="assignment"' not in page  # none of its questions is answered by this notebook
+    assert "✓ 1 < 2" in text_of(page)
+    assert "– needs training" in text_of(page)
+    assert "1 of 2 checks passed" in text_of(page)
+    assert 'src="figures/09_one_thing.png"' in page
+    assert "<math" in page
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [(-45.11, "nats", "−45.11 nats"), (99.5, "%", "99.5 %"), (884.0, "", "884"), (12345.6, "s", "12,345.6 s")],
+)
+def test_numbers_are_shown_with_their_unit(value, unit, shown):
+    assert publish.show_number({"value": value, "unit": unit}) == shown
+
+
+def test_a_question_that_names_no_cell_or_number():
+    notebook = small_notebook()
+    with pytest.raises(ValueError, match=r"'nowhere' is in 0 cells of 09_small: give words of exactly one"):
+        publish.find_cell(notebook, "09_small", "nowhere")
+    notebook.cells.append(nbformat.from_dict(notebook.cells[1]))
+    with pytest.raises(ValueError, match="is in 2 cells"):
+        publish.find_cell(notebook, "09_small", "report.figure")
+    question = {"answer": "It is {the answer}.", "cells": [["here", "09_small", "words"]]}
+    with pytest.raises(ValueError, match="'the answer' is no result of 09_small"):
+        publish.fill_in(question, {"09_small": {"results": []}})
+    results = {"09_small": {"results": [{"result": "the answer", "value": 42.0, "unit": "nats"}]}}
+    assert publish.fill_in(question, results) == "It is 42 nats."
