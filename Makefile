@@ -26,7 +26,8 @@ lint: .venv/installed    ## tidy code and notebooks
 
 hooks: .venv/installed   ## for contributors: tidy at each commit, and readable diffs of notebooks
 	$(BIN)/pre-commit install
-	$(BIN)/nbdime config-git --enable
+	git config diff.jupyternotebook.command '"$(CURDIR)/$(BIN)/git-nbdiffdriver" diff'
+	git config merge.jupyternotebook.driver '"$(CURDIR)/$(BIN)/git-nbmergedriver" merge %O %A %B %L %P'
 
 clean:                   ## remove trained models and reports
 	rm -rf .cache report
