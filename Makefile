@@ -15,8 +15,10 @@ test: .venv/installed    ## lint, unit tests, and every notebook re-executed wit
 report: .venv/installed  ## write report/ from the stored notebooks; nothing is executed
 	$(BIN)/python study.py report $(NOTEBOOKS)
 
-lab: .venv/installed     ## explore in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+lab: .venv/installed     ## explore in JupyterLab, on copies in play/ that are yours
+	mkdir -p play
+	for notebook in notebooks/*.ipynb; do [ -e play/$${notebook#notebooks/} ] || cp $$notebook play; done
+	$(BIN)/jupyter lab --notebook-dir=play
 
 refresh: .venv/installed ## execute in place, from nothing: the stored outputs and figures/
 	$(BIN)/python study.py refresh $(NOTEBOOKS)

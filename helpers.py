@@ -2238,6 +2238,12 @@ def explore(answer: Callable[..., tuple[Tensor, str]], *controls: widgets.ValueW
     return widgets.HBox([widgets.VBox(controls), screen])
 
 
+def read_aloud(classifier: Classifier, x: Tensor) -> str:
+    """What the classifier reads in an image (1, 1, 28, 28), and how sure it is, as HTML."""
+    confidence, digit = class_probabilities(classifier, x)[0].max(0)
+    return f"read as a {digit}<br>{confidence:.0%} sure"
+
+
 def answer_time(control: widgets.ValueWidget, values: Iterable) -> float:
     """Median seconds between a control's taking a value and the end of what follows from it; it is then put back."""
     before, seconds = control.value, []
@@ -2277,13 +2283,15 @@ def latent_map(position: np.ndarray, images: Tensor, labels: np.ndarray, values:
 def rasterize(strokes: Iterable[Iterable[tuple[float, float]]], thickness: float = 2.2) -> Tensor:
     """Strokes of a pen as an image made like MNIST's, (1, 1, 28, 28): in a box of 20 pixels, centred by its mass.
 
-    A stroke is a list of points (x, y), with y downwards and in any unit; a lone point is a dot. LeCun et al. 1998,
-    "Gradient-based learning applied to document recognition", section III.A. Raises ValueError without points, or
-    for points that are not finite.
+    A stroke is a list of points (x, y), with y downwards and in any unit; a lone point is a dot. thickness: in
+    pixels. LeCun et al. 1998, "Gradient-based learning applied to document recognition", section III.A. Raises
+    ValueError without points, for points that are not finite, and for a thickness that does not fit the box.
     """
-    lines = [torch.as_tensor(np.array(list(stroke), float)).reshape(-1, 2) for stroke in strokes]
+    if not 0 < thickness < 20:
+        raise ValueError(f"thickness is {thickness}: give pixels, more than 0 and less than 20")
+    lines = [torch.as_tensor(np.array(list(stroke), float)) for stroke in strokes]
     lines = [torch.cat([line[:1], line]) for line in lines if len(line)]  # so that a dot is a line, too
-    if not lines or not all(line.isfinite().all() for line in lines):
+    if not lines or not all(line.shape[1:] == (2,) and line.isfinite().all() for line in lines):
         raise ValueError(f"strokes is {strokes!r}: give at least one list of finite points (x, y)")
     points = torch.cat(lines)
     low, high = points.amin(0), points.amax(0)
@@ -2322,7 +2330,6 @@ class DrawingPad(widgets.HBox):
         self.canvas.on_touch_start(lambda touches: self.press(*touches[0]))
         self.canvas.on_touch_move(lambda touches: self.move(*touches[0]))
         self.canvas.on_touch_end(lambda touches: self.lift())
-        self.canvas.layout.touch_action = "none"
         self.clear()
         super().__init__([widgets.VBox([self.canvas, clear]), self.screen])
 

@@ -16,7 +16,6 @@ from playwright.sync_api import sync_playwright
 
 import helpers as h
 
-EXPLORED = ("02_amortized_vae", "04_sampling", "05_log_probability", "06_gaussian_mixture")
 TOKEN = "a-token-for-this-test"
 LAB_SETTINGS = {
     "notebook-extension/tracker": '{"windowingMode": "none"}',  # else cells out of sight are not in the page
@@ -57,6 +56,7 @@ def lab(tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTER_RUNTIME_DIR": "runtime", "OUTPUT": "figures"}
+    folders |= {"JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_CONFIG_DIR": "config"}
     environment = {**os.environ, "QUICK": "1"} | {name: str(folder / place) for name, place in folders.items()}
     options = [
         "--no-browser",
@@ -183,6 +183,7 @@ def test_a_picture_follows_a_menu(notebook):
 
 @pytest.mark.parametrize("notebook", ["05_log_probability"], indirect=True)
 def test_the_mouse_reads_the_map_and_draws(notebook):
+    captions = notebook.page.locator(".widget-html")
     points = notebook.page.locator(".js-plotly-plot .scatterlayer .point")
     points.first.scroll_into_view_if_needed()
 
@@ -192,7 +193,7 @@ def test_the_mouse_reads_the_map_and_draws(notebook):
         notebook.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
 
     assert notebook.follows(0, hover)
-    assert "log p(x) =" in notebook.page.locator(".widget-html").first.inner_text()
+    captions.first.filter(has_text="log p(x) =").wait_for(timeout=5_000)
     canvas = notebook.page.locator("canvas").last
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
@@ -205,4 +206,4 @@ def test_the_mouse_reads_the_map_and_draws(notebook):
         notebook.page.mouse.up()
 
     assert notebook.follows(-1, draw_a_seven)
-    assert "log p(x) =" in notebook.page.locator(".widget-html").last.inner_text()
+    captions.last.filter(has_text="log p(x) =").wait_for(timeout=5_000)

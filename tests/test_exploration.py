@@ -88,6 +88,7 @@ def test_a_drawing_is_answered_after_each_stroke_and_cleared():
         pad.press(start, 40)
         pad.move(start, 240)
         pad.lift()
+        pad.move(5, 5)  # between two strokes
     assert pad.screen.caption.value == "2 drawn"
     torch.testing.assert_close(drawings[0], h.rasterize([[(0, 0), (0, 1)]]))
     torch.testing.assert_close(drawings[1], h.rasterize([[(100, 40), (100, 240)], [(200, 40), (200, 240)]]))
@@ -136,7 +137,23 @@ def test_thickness_is_in_pixels_and_a_point_is_a_dot():
     assert line.sum() == pytest.approx(17 * 3 + math.pi * 1.5**2, rel=0.05)
 
 
-@pytest.mark.parametrize("strokes", [[], [[]], [[(0, math.nan), (1, 1)]], [[(0, 0)], [(math.inf, 1)]]])
+@pytest.mark.parametrize(
+    "strokes", [[], [[]], [[(0, math.nan), (1, 1)]], [[(0, 0)], [(math.inf, 1)]], [[(0, 0, 1, 1)]], [[3.0]]]
+)
 def test_strokes_that_cannot_be_drawn(strokes):
     with pytest.raises(ValueError, match=r"strokes is .*: give at least one list of finite points \(x, y\)"):
         h.rasterize(strokes)
+
+
+@pytest.mark.parametrize("thickness", [0, -1, 20, math.nan])
+def test_a_pen_that_does_not_fit(thickness):
+    with pytest.raises(ValueError, match=rf"thickness is {thickness}: give pixels, more than 0 and less than 20"):
+        h.rasterize([[(0, 0), (1, 1)]], thickness)
+
+
+def test_a_reading_is_the_likeliest_digit():
+    class Sure(torch.nn.Module):
+        def forward(self, x):
+            return torch.log(torch.full((len(x), 10), 0.2 / 9).index_fill(1, torch.tensor(4), 0.8))
+
+    assert h.read_aloud(Sure(), grey(0.5)) == "read as a 4<br>80% sure"

@@ -124,15 +124,26 @@ def test_numbers_are_shown_with_their_unit(value, unit, shown):
     assert publish.show_number({"value": value, "unit": unit}) == shown
 
 
-def test_a_question_that_names_no_cell_or_number():
+def test_a_link_leads_to_the_cell_or_at_least_to_the_page():
     notebook = small_notebook()
-    with pytest.raises(ValueError, match=r"'nowhere' is in 0 cells of 09_small: give words of exactly one"):
-        publish.find_cell(notebook, "09_small", "nowhere")
+    assert publish.link_to(notebook, "09_small", "one_thing") == f"09_small.html#cell-id={notebook.cells[1].id}"
+    assert publish.link_to(notebook, "09_small", "nowhere") == "09_small.html"
     notebook.cells.append(nbformat.from_dict(notebook.cells[1]))
-    with pytest.raises(ValueError, match="is in 2 cells"):
-        publish.find_cell(notebook, "09_small", "report.figure")
-    question = {"answer": "It is {the answer}.", "cells": [["here", "09_small", "words"]]}
-    with pytest.raises(ValueError, match="'the answer' is no result of 09_small"):
-        publish.fill_in(question, {"09_small": {"results": []}})
-    results = {"09_small": {"results": [{"result": "the answer", "value": 42.0, "unit": "nats"}]}}
-    assert publish.fill_in(question, results) == "It is 42 nats."
+    assert publish.link_to(notebook, "09_small", "one_thing") == "09_small.html"
+
+
+def test_an_answer_takes_numbers_from_the_first_notebook_that_has_them():
+    def entry(**values):
+        return {"results": [{"result": name, "value": value, "unit": "nats"} for name, value in values.items()]}
+
+    cells = [["here", "09_small", "words"], ["there", "01_other", "words"]]
+    results = {"09_small": entry(a=1.0), "01_other": entry(a=2.0, b=3.0)}
+    assert publish.fill_in({"answer": "{a}, {b}, {c}", "cells": cells}, results) == "1 nats, 3 nats, ?"
+
+
+def test_every_question_names_cells_and_numbers_that_are_there():
+    notebooks = publish.read_notebooks((h.PROJECT / "notebooks").glob("*.ipynb"))
+    for question in QUESTIONS:
+        assert "?" not in publish.fill_in(question, RESULTS), question
+        for label, name, words in question["cells"]:
+            assert "#cell-id=" in publish.link_to(notebooks[name], name, words), (label, words)

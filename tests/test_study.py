@@ -92,6 +92,32 @@ def test_a_warning_beside_a_progress_bar_is_not_lost(small):
     assert "%|" not in stored
 
 
+def test_a_widget_is_not_stored_but_what_stands_beside_it_is(small):
+    notebook = nbformat.read(small, as_version=4)
+    widget = "import ipywidgets\nprint('its twin')\nipywidgets.FloatSlider()"
+    notebook.cells.append(new_code_cell(widget))
+    nbformat.write(notebook, small)
+    study.refresh([small])
+    stored = nbformat.read(small, as_version=4)
+    assert [output.get("text") for output in stored.cells[-1].outputs] == ["its twin\n"]
+    assert "widgets" not in stored.metadata
+
+
+def test_the_report_of_stored_notebooks_executes_nothing(small, capsys):
+    study.refresh([small])
+    figures = small.parent / "figures"
+    (figures / "09_picture.png").write_bytes(b"a picture")
+    notebook = nbformat.read(small, as_version=4)
+    notebook.cells[1].source = "raise SystemExit"
+    nbformat.write(notebook, small)
+    study.report([small])
+    folder = small.parent / "report"
+    assert "✓ two is two" in (folder / "09_small.html").read_text()
+    assert "42 nats" in (folder / "index.html").read_text()
+    assert (folder / "figures" / "09_picture.png").read_bytes() == b"a picture"
+    assert str(folder / "index.html") in capsys.readouterr().out
+
+
 def test_a_failing_cell_leaves_the_stored_notebook_as_it_was(small):
     notebook = nbformat.read(small, as_version=4)
     notebook.cells[2].source = 'report.check("two is three", 2 == 3)'
