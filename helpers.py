@@ -2213,9 +2213,10 @@ class Screen(widgets.HBox):
 
     def __init__(self, columns: int = 1, zoom: int = 8):
         self.columns, self.zoom = columns, zoom
-        self.picture, self.caption = widgets.Image(format="png"), widgets.HTML()
-        self.picture.layout.object_fit = "none"  # else it is stretched to the height of the text
-        super().__init__([self.picture, self.caption])
+        rigid = {"flex": "0 0 auto"}  # else the picture is stretched, and the text squeezed
+        self.picture = widgets.Image(format="png", layout=rigid)
+        self.caption = widgets.HTML(layout=rigid | {"min_width": "13em", "margin": "0 0 0 1em"})
+        super().__init__([self.picture, self.caption], layout={"align_items": "flex-start", "flex": "0 0 auto"})
 
     def show(self, images: Tensor, text: str = "") -> None:
         """Images (n, 1, h, w) in rows of `columns`, and HTML text."""
@@ -2261,7 +2262,7 @@ def latent_map(position: np.ndarray, images: Tensor, labels: np.ndarray, values:
     images (n, 1, h, w); labels (n,); values (n,): log p(x) in nats.
     """
     screen = Screen()
-    layout = {"width": 640, "height": 560, "hovermode": "closest", "margin": dict.fromkeys("lrtb", 10)}
+    layout = {"width": 640, "height": 560, "hovermode": "closest", "margin": dict.fromkeys("lrb", 10) | {"t": 40}}
     figure = go.FigureWidget(layout=layout | {"template": "plotly_white", "legend_title": "digit"})
     figure.update_xaxes(visible=False).update_yaxes(visible=False, scaleanchor="x")
 

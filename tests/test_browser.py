@@ -137,6 +137,14 @@ class Notebook:
         """The picture of a widget, as it is on the screen."""
         return self.page.locator(".widget-image").nth(panel).screenshot()
 
+    def caption(self):
+        """The text beside the last picture, which must have room and not be cut off."""
+        text = self.page.locator(".widget-html").last
+        assert text.evaluate("e => e.clientWidth > 100 && e.scrollWidth <= e.clientWidth + 1")
+        picture = self.page.locator(".widget-image").last
+        assert picture.evaluate("e => e.naturalWidth == e.clientWidth && e.naturalHeight == e.clientHeight")
+        return text.inner_text()
+
     def follows(self, panel, act):
         """Whether the picture changes within five seconds after `act`."""
         before = self.picture(panel)
@@ -173,12 +181,14 @@ def test_a_picture_follows_a_slider(notebook):
         notebook.page.mouse.up()
 
     assert notebook.follows(-1, drag)
+    assert "sure" in notebook.caption()
 
 
 @pytest.mark.parametrize("notebook", ["06_gaussian_mixture"], indirect=True)
 def test_a_picture_follows_a_menu(notebook):
     menu = notebook.page.locator(".widget-dropdown select").last
     assert notebook.follows(-1, lambda: menu.select_option(index=3))
+    assert "of these draws" in notebook.caption()
 
 
 @pytest.mark.parametrize("notebook", ["05_log_probability"], indirect=True)
@@ -207,3 +217,4 @@ def test_the_mouse_reads_the_map_and_draws(notebook):
 
     assert notebook.follows(-1, draw_a_seven)
     captions.last.filter(has_text="log p(x) =").wait_for(timeout=5_000)
+    assert notebook.caption().count("%") == 10
