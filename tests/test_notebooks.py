@@ -102,6 +102,43 @@ def test_no_figure_is_left_over():
         assert f'\\"{name}\\"' in sources[number], f"{image.name} is made by no notebook"
 
 
+# numbers in prose that no output or setting of the notebook has, and why they are right
+FROM_ELSEWHERE = {
+    "01_supervised_cnn": {
+        **dict.fromkeys(["98.43", "99.22", "99.19", "15"], "reported by others, and after 15 epochs"),
+        "2,000": "per class; 20,000 in all",
+    },
+    "02_amortized_vae": {"392": "a layer that the description names", "196": "the same"},
+    "03_latent_optimization": {"784": "pixels", "0.0012": "the learning rate of VAEConfig"},
+    "04_sampling": {"128": "features of the classifier"},
+    "05_log_probability": {
+        "392": "784 pixels, half a nat each",
+        "1,366": "784 log(0.4 / 0.07)",
+        "3.7": "a difference of two neighbours in the table of digits",
+    },
+    "06_gaussian_mixture": {},
+}
+
+
+def test_numbers_in_prose_come_from_the_run(notebook, path):
+    """A number of two digits or more stands in some output (a share perhaps as a percentage) or in the code."""
+    cells = code_cells(notebook)
+    outputs = re.sub(r"<[^>]+>", " ", "\n".join(text_of(output) for cell in cells for output in cell.outputs))
+    sources = "\n".join(cell.source for cell in cells).replace("_", "")
+    known = [
+        abs(float(text.replace(",", ""))) for text in re.findall(r"\d[\d,]*\.?\d*(?:e[-+]?\d+)?", outputs + sources)
+    ]
+    prose = "\n".join(cell.source for cell in notebook.cells[1:] if cell.cell_type == "markdown")
+    prose = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)|\b(?:19|20)\d\d\b|\b0\d\b", "", prose, flags=re.S)
+    strangers = set()
+    for text in re.findall(r"\d[\d,]*\.?\d*", prose):
+        text = text.rstrip(".,")
+        value, digits = float(text.replace(",", "")), len(text.partition(".")[2])
+        if (value > 10 or digits) and not any(value in (round(n, digits), round(100 * n, digits)) for n in known):
+            strangers.add(text)
+    assert strangers == set(FROM_ELSEWHERE[path.stem]), "not in the outputs (or no longer missing there)"
+
+
 def test_rhythm(notebook, path):
     """Title, questions and time; one set-up cell; short cells; results, limits, exercises and a link."""
     first, last = notebook.cells[0].source, notebook.cells[-1].source
