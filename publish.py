@@ -49,9 +49,11 @@ class PageExporter(HTMLExporter):
         yield "markdown2html", to_html
 
     def page(self, notebook: NotebookNode) -> str:
-        """The page, without the links to scripts on other servers that the template brings."""
+        """The page: its links lead to other pages, and those to scripts elsewhere, from the template, are gone."""
         html, _ = self.from_notebook_node(notebook)
         html = re.sub(r'<script src="[^"]*">\s*</script>', "", html)
+        html = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', html)
+        html = html.replace('href="../README.md"', 'href="index.html"')
         return html.replace("</head>", f"{PAGE_STYLE}</head>", 1).replace("<main>", f"{TO_INDEX}<main>", 1)
 
 
