@@ -136,7 +136,7 @@ def answered(results: Mapping[str, dict], notebooks: Mapping[str, NotebookNode])
 def link_to(notebook: NotebookNode, name: str, words: str) -> str:
     """Where the one cell with these words is; the page, where no cell or more than one has them.
 
-    (A notebook that somebody has changed should not cost him the report. The tests ask for the cell.)
+    (A notebook that somebody has changed should not cost them the report. The tests ask for the cell.)
     """
     found = [cell.id for cell in notebook.cells if words in cell.source]
     return f"{name}.html#cell-id={found[0]}" if len(found) == 1 else f"{name}.html"

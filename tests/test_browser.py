@@ -85,8 +85,8 @@ def address_of(server, folder):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and server.poll() is None:
         for path in (folder / "runtime").glob("jpserver-*.json"):
-            address = json.loads(path.read_text())["url"].rstrip("/")
-            with contextlib.suppress(urllib.error.URLError):
+            with contextlib.suppress(urllib.error.URLError, json.JSONDecodeError):  # not yet up, or not yet written
+                address = json.loads(path.read_text())["url"].rstrip("/")
                 urllib.request.urlopen(f"{address}/api", timeout=5).close()
                 return address
         time.sleep(0.2)
