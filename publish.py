@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 import helpers as h
 
-PROJECT = Path(__file__).resolve().parent
+PROJECT = Path(__file__).resolve().parent  # of the template and the questions, wherever the report goes
 
 
 class FormulaRenderer(IPythonRenderer):
