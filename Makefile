@@ -1,16 +1,21 @@
-# QUICK=1, SEED=n, DATA=digits and MNIST_ROOT=folder may be put before any of these.
-.PHONY: run test report lab refresh lint hooks clean
+# QUICK=1, SEED=n, DATA=digits, MNIST_ROOT=folder and JOBS=n may be put before any of these.
+.PHONY: run test report lab bench refresh lint hooks clean
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS ?= notebooks/*.ipynb
+# JOBS notebooks are executed at a time, each on one thread: faster than one after the other on all cores, the more so
+# where others use them too; and the numbers do not depend on how many cores there are.
+JOBS ?= 2
+export OMP_NUM_THREADS ?= 1
+BENCH ?= report/bench
 
 run: .venv/installed     ## execute every notebook and write the report; no committed file changes
-	$(BIN)/python study.py run $(NOTEBOOKS)
+	$(BIN)/python study.py run --jobs $(JOBS) $(NOTEBOOKS)
 
 test: .venv/installed    ## lint, unit tests, and every notebook re-executed with nbval
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pytest tests
-	OUTPUT=report/test $(BIN)/pytest --nbval-lax --nbval-cell-timeout=36000 -v --tb=short $(NOTEBOOKS)
+	OUTPUT=report/test $(BIN)/pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=36000 -v --tb=short $(NOTEBOOKS)
 
 report: .venv/installed  ## write report/ from the stored notebooks; nothing is executed
 	$(BIN)/python study.py report $(NOTEBOOKS)
@@ -20,8 +25,12 @@ lab: .venv/installed     ## explore in JupyterLab, on copies in play/ that are y
 	for notebook in notebooks/*.ipynb; do [ -e play/$${notebook#notebooks/} ] || cp $$notebook play; done
 	$(BIN)/jupyter lab --notebook-dir=play
 
+bench: .venv/installed   ## an hour: speed beside what one would pick instead, and how cost grows
+	$(BIN)/pip install --quiet --constraint requirements.txt --requirement benchmarks/requirements.txt
+	$(BIN)/python benchmarks/bench.py --output $(BENCH)
+
 refresh: .venv/installed ## execute in place, from nothing: the stored outputs and figures/
-	$(BIN)/python study.py refresh $(NOTEBOOKS)
+	$(BIN)/python study.py refresh --jobs $(JOBS) $(NOTEBOOKS)
 
 lint: .venv/installed    ## tidy code and notebooks
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -42,6 +42,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from ipycanvas import Canvas
 from IPython.display import Markdown, display
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -146,6 +147,28 @@ def write_whole(path: Path, payload: bytes) -> None:
         raise
 
 
+@contextlib.contextmanager
+def one_at_a_time(path: Path):
+    """Inside, no other process is inside for the same `path`; another's end is waited for, and it is said.
+
+    Where the folder cannot be written nothing is locked: what cannot be kept there is not shared either.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            with tqdm(total=1, desc=f"another process makes {path.name}: waiting", leave=False):
+                lock.acquire()
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def bare_source(source: str) -> str:
     """Python source without comments, docstrings and blank lines: what decides how code behaves."""
     lines = source.splitlines()
@@ -221,20 +244,22 @@ def cached(path: Path, compute: Callable[[], dict]) -> dict:
 
     The result is a dict of tensors, numbers, strings, lists and dicts, and is read back without
     running any code from the file. Its checksum goes with it: a damaged file is computed anew.
+    Where two processes want the same, one computes it, and the other waits.
     """
-    if path.exists():
-        checksum, _, payload = path.read_bytes().partition(b"\n")
-        if hashlib.sha256(payload).hexdigest().encode() == checksum:
-            return torch.load(io.BytesIO(payload), weights_only=True)
-        warnings.warn(f"{path} is damaged and is computed again", stacklevel=2)
-    result = compute()
-    buffer = io.BytesIO()
-    torch.save(result, buffer)
-    payload = buffer.getvalue()
-    try:
-        write_whole(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
-    except OSError as error:
-        warnings.warn(f"{path} could not be written ({error}): the result is used, but not kept", stacklevel=2)
+    with one_at_a_time(path):
+        if path.exists():
+            checksum, _, payload = path.read_bytes().partition(b"\n")
+            if hashlib.sha256(payload).hexdigest().encode() == checksum:
+                return torch.load(io.BytesIO(payload), weights_only=True)
+            warnings.warn(f"{path} is damaged and is computed again", stacklevel=2)
+        result = compute()
+        buffer = io.BytesIO()
+        torch.save(result, buffer)
+        payload = buffer.getvalue()
+        try:
+            write_whole(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+        except OSError as error:
+            warnings.warn(f"{path} could not be written ({error}): the result is used, but not kept", stacklevel=2)
     return result
 
 
@@ -345,7 +370,9 @@ def fetch_mnist(folder: Path) -> None:
         path = folder / name
         if not path.exists():
             urls = [f"{mirror}{name}.gz" for mirror in mnist.mirrors]
-            write_whole(path, gzip.decompress(download(urls, packed_md5[f"{name}.gz"], deadline)))
+            with one_at_a_time(path):
+                if not path.exists():
+                    write_whole(path, gzip.decompress(download(urls, packed_md5[f"{name}.gz"], deadline)))
         found = hashlib.md5(path.read_bytes()).hexdigest()
         if found != md5:
             raise DamagedFile(f"{path} is damaged (MD5 {found}, not {md5}): delete it, and it is downloaded anew")
@@ -635,6 +662,9 @@ def build(factory: Callable[..., nn.Module], *args, seed: int, **kwargs) -> nn.M
 # ---------------------------------------------------------------------------------------------
 
 
+CURVE_SIZE = 5_000  # training images behind each point of a training curve
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of a training run with AdamW."""
@@ -813,36 +843,59 @@ def key_of(model: nn.Module, *tensors: Tensor, device: torch.device, **parts) ->
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+class Trainer:
+    """Training at work: a model, its optimizer, and the data and objective that it follows."""
+
+    def __init__(self, model, objective, data, config, generator):
+        self.model, self.objective, self.data = model, objective, data
+        self.config, self.generator = config, generator
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.schedule = make_schedule(self.optimizer, config, math.ceil(len(data.train_x) / config.batch_size))
+
+    def run_epoch(self, epoch: int) -> None:
+        """Visit every training image once, in random order."""
+        self.model.train()
+        order = torch.randperm(len(self.data.train_x), generator=self.generator, device=self.data.train_x.device)
+        for step, batch in enumerate(order.split(self.config.batch_size), 1):
+            self.visit(batch, epoch, step)
+            self.schedule.step()
+
+    def visit(self, batch: Tensor, epoch: int = 1, step: int = 1) -> None:
+        """One step of the weights on the images of a batch, given by their indices."""
+        x, y = self.data.train_x[batch], self.data.train_y[batch]
+        with mixed_precision(batch.device):
+            loss = self.objective(self.model, x, y, self.config, self.generator)["loss"].mean()
+        require_finite(loss, epoch, step, self.config)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def measure(self) -> dict[str, float]:
+        """This epoch's row of the history."""
+        return both_sides(self.model, self.objective, self.data, self.config)
+
+    def snapshot(self) -> dict:
+        """What is kept of an epoch in config.snapshots."""
+        return copy_weights(self.model)
+
+    def run(self) -> dict:
+        """Train for all epochs. Returns what `cached` can keep."""
+        start, history, snapshots = time.perf_counter(), [], {}
+        epochs = range(1, self.config.epochs + 1)
+        for epoch in tqdm(epochs, desc=f"training {type(self.model).__name__}", unit="epoch", leave=False):
+            self.run_epoch(epoch)
+            history.append({"epoch": epoch} | self.measure())
+            if epoch in self.config.snapshots:
+                snapshots[epoch] = self.snapshot()
+        seconds = time.perf_counter() - start
+        return {"state": copy_weights(self.model), "history": history, "snapshots": snapshots, "seconds": seconds}
+
+
 def train(model, objective, data, config, seed, device) -> dict:
-    """The training loop behind `fit`: plain tensors, whole batches. Returns what `cached` can keep."""
-    start = time.perf_counter()
-    data = data.to(device)
-    generator = make_generator(seed, device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    steps = math.ceil(len(data.train_x) / config.batch_size)
-    schedule = make_schedule(optimizer, config, steps)
-    history, snapshots = [], {}
-    epochs = tqdm(range(1, config.epochs + 1), desc=f"training {type(model).__name__}", unit="epoch", leave=False)
-    for epoch in epochs:
-        model.train()
-        order = torch.randperm(len(data.train_x), generator=generator, device=device)
-        for step, batch in enumerate(order.split(config.batch_size), 1):
-            with mixed_precision(device):
-                terms = objective(model, data.train_x[batch], data.train_y[batch], config, generator)
-            loss = terms["loss"].mean()
-            require_finite(loss, epoch, step, config)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        history.append({"epoch": epoch} | both_sides(model, objective, data, config))
-        epochs.set_postfix(validation_loss=f"{history[-1]['validation_loss']:.4g}")
-        if epoch in config.snapshots:
-            snapshots[epoch] = copy_weights(model)
-    seconds = time.perf_counter() - start
-    return {"state": copy_weights(model), "history": history, "snapshots": snapshots, "seconds": seconds}
+    """The training behind `fit`: plain tensors, whole batches."""
+    return Trainer(model, objective, data.to(device), config, make_generator(seed, device)).run()
 
 
 def require_finite(loss: Tensor, epoch: int, step: int, config: TrainConfig) -> None:
@@ -891,9 +944,9 @@ def copy_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def both_sides(model, objective, data: Data, config: TrainConfig) -> dict[str, float]:
-    """All terms in evaluation mode, averaged over 10,000 training images and over all validation images."""
+    """All terms in evaluation mode, averaged over the first training images and over all validation images."""
     sides = {
-        "train": (data.train_x[:10_000], data.train_y[:10_000]),
+        "train": (data.train_x[:CURVE_SIZE], data.train_y[:CURVE_SIZE]),
         "validation": (data.test_x, data.test_y),
     }
     means = {}
@@ -1153,65 +1206,42 @@ def fit_latents(
 
 
 def train_latents(model, optimizer_of_codes, data, config, mu, logvar, seed, device) -> dict:
-    """The loop behind `fit_latents`. Returns what `cached` can keep."""
-    start = time.perf_counter()
-    data = data.to(device)
-    shown = one_per_class(data.train_y) if config.snapshots else None
+    """The training behind `fit_latents`."""
     codes = torch.cat([mu, logvar], 1).detach().to(device)  # (N, 2 d)
-    trainer = LatentTrainer(
-        model, codes, optimizer_of_codes(codes), data.train_x, config, make_generator(seed, torch.device(device))
-    )
-    history, snapshots = [], {}
-    for epoch in tqdm(range(1, config.epochs + 1), desc="latent optimization", unit="epoch", leave=False):
-        if epoch == config.epochs and config.settling_steps:
-            trainer.settle()
-        else:
-            trainer.run_epoch(epoch)
-        model.eval()
-        with mixed_precision(codes.device):
-            terms = latent_elbo(model.decode, data.train_x[:5_000], *codes[:5_000].chunk(2, dim=1), config.sigma)
-        history.append({"epoch": epoch} | {f"train_{name}": float(values.mean()) for name, values in terms.items()})
-        if epoch in config.snapshots:
-            snapshots[epoch] = {"state": copy_weights(model), "mu": codes[shown, : mu.shape[1]].cpu()}
-    seconds = time.perf_counter() - start
-    record = {"state": copy_weights(model), "codes": codes.cpu(), "history": history}
-    return record | {"snapshots": snapshots, "seconds": seconds}
+    generator = make_generator(seed, device)
+    trainer = LatentTrainer(model, codes, optimizer_of_codes(codes), data.to(device), config, generator)
+    return trainer.run() | {"codes": codes.cpu()}
 
 
-class LatentTrainer:
+class LatentTrainer(Trainer):
     """Latent optimization at work: decoder weights and codes (N, 2 d), each with an optimizer of its own."""
 
-    def __init__(self, model: VAE, codes: Tensor, of_codes, x: Tensor, config: LatentConfig, generator):
-        self.model, self.codes, self.of_codes, self.x = model, codes, of_codes, x
-        self.config, self.generator = config, generator
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+    def __init__(self, model: VAE, codes: Tensor, of_codes, data: Data, config: LatentConfig, generator):
         learning = replace(config, epochs=config.epochs - bool(config.settling_steps), settling_steps=0)
-        self.schedule = make_schedule(self.optimizer, learning, math.ceil(len(x) / config.batch_size))
+        super().__init__(model, latent_terms, data, learning, generator)  # the schedule ends before the codes settle
+        self.codes, self.of_codes, self.config = codes, of_codes, config
+        self.shown = one_per_class(data.train_y) if config.snapshots else None
 
     def run_epoch(self, epoch: int) -> None:
-        """Visit every code once, in random order."""
-        config = self.config
-        self.model.train()
-        beta = min(1.0, epoch / config.kl_warm_up) if config.kl_warm_up else 1.0
-        order = torch.randperm(len(self.x), generator=self.generator, device=self.x.device)
-        for step, rows in enumerate(order.split(config.batch_size), 1):
-            # the codes' rate falls later than the decoder's: they settle once the decoder has
-            rate = config.code_rate * (self.schedule.get_last_lr()[0] / config.learning_rate) ** 0.5
-            require_finite(self.visit(rows, rate, beta), epoch, step, config)
-            self.schedule.step()
+        """Visit every code once, in random order; in the last epoch settle them."""
+        if epoch == self.config.epochs and self.config.settling_steps:
+            self.settle()
+        else:
+            super().run_epoch(epoch)
 
-    def visit(self, rows: Tensor, rate: float, beta: float) -> Tensor:
-        """`steps_per_visit` steps of the codes of one batch; the decoder takes one, with the last. Returns its loss."""
+    def visit(self, batch: Tensor, epoch: int = 1, step: int = 1) -> None:
+        """`steps_per_visit` steps of the codes of one batch; the decoder takes one, with the last."""
         config = self.config
+        beta = min(1.0, epoch / config.kl_warm_up) if config.kl_warm_up else 1.0
+        # the codes' rate falls later than the decoder's: they settle once the decoder has
+        rate = config.code_rate * (self.schedule.get_last_lr()[0] / config.learning_rate) ** 0.5
+        x = self.data.train_x[batch]
         for remaining in reversed(range(config.steps_per_visit)):
-            q = self.codes[rows].requires_grad_()  # (batch, 2 d)
+            q = self.codes[batch].requires_grad_()  # (batch, 2 d)
             with mixed_precision(q.device):
-                terms = latent_terms(
-                    self.model.decode, self.x[rows], q, config.sigma, self.generator, config.antithetic, beta
-                )
+                terms = self.objective(self.model.decode, x, q, config.sigma, self.generator, config.antithetic, beta)
             loss = terms["loss"].mean()
+            require_finite(loss, epoch, step, config)
             if remaining:
                 (gradient,) = torch.autograd.grad(loss, q)
             else:
@@ -1219,8 +1249,7 @@ class LatentTrainer:
                 loss.backward()
                 gradient = q.grad
                 self.optimizer.step()
-            self.of_codes.step(rows, gradient * len(rows), rate)  # each code's own gradient, whatever the batch size
-        return loss
+            self.of_codes.step(batch, gradient * len(batch), rate)  # each code's own gradient, whatever the batch size
 
     def settle(self) -> None:
         """Take `settling_steps` steps of every code under the decoder as it is."""
@@ -1228,7 +1257,19 @@ class LatentTrainer:
         self.model.eval()
         steps, rate, sigma = config.settling_steps, config.code_rate / 2, config.sigma
         decode, optimizer = self.model.decode, self.of_codes
-        climb(decode, self.x, self.codes, optimizer, sigma, steps, rate, self.generator, config.antithetic)
+        climb(decode, self.data.train_x, self.codes, optimizer, sigma, steps, rate, self.generator, config.antithetic)
+
+    def measure(self) -> dict[str, float]:
+        """The elbo's terms, averaged over the first training images."""
+        self.model.eval()
+        x, q = self.data.train_x[:CURVE_SIZE], self.codes[:CURVE_SIZE].chunk(2, dim=1)
+        with mixed_precision(x.device):
+            terms = latent_elbo(self.model.decode, x, *q, self.config.sigma)
+        return {f"train_{name}": float(values.mean()) for name, values in terms.items()}
+
+    def snapshot(self) -> dict:
+        """Weights, and the means of the codes of the first image of each digit."""
+        return {"state": copy_weights(self.model), "mu": self.codes[self.shown, : self.model.latent_size].cpu()}
 
 
 def fit_conv_latents(data: Data, settings: Settings) -> LatentRun:
@@ -2002,12 +2043,19 @@ def fit_prior(mu: Tensor, logvar: Tensor, n_components: int, seed: int = 0, draw
 # ---------------------------------------------------------------------------------------------
 
 
-def class_probabilities(classifier: nn.Module, x: Tensor) -> Tensor:
+@torch.no_grad()
+def judge(classifier: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Penultimate features (n, feature_size) and class probabilities (n, 10), by a classifier in evaluation mode."""
+    features = in_batches(classifier.features, x)
+    return features, classifier.head(features).softmax(1)
+
+
+def class_probabilities(classifier: Classifier, x: Tensor) -> Tensor:
     """The classifier's probability of each digit. (n, 1, 28, 28) -> (n, 10)."""
-    return in_batches(lambda batch: classifier(batch).softmax(1), x)
+    return judge(classifier, x)[1]
 
 
-def class_consistency(classifier: nn.Module, x_hat: Tensor, labels: Tensor) -> float:
+def class_consistency(classifier: Classifier, x_hat: Tensor, labels: Tensor) -> float:
     """Share of reconstructions that the classifier reads as the digit they were made from, in [0, 1]."""
     return (class_probabilities(classifier, x_hat).argmax(1) == labels).float().mean().item()
 
@@ -2042,13 +2090,6 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
     mean_gap = (a.mean(0) - b.mean(0)).square().sum()
     return max(0.0, float(mean_gap + cov_a.trace() + cov_b.trace() - 2 * cross))
-
-
-@torch.no_grad()
-def judge(classifier: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Penultimate features (n, feature_size) and class probabilities (n, 10), by a classifier in evaluation mode."""
-    features = in_batches(classifier.features, x)
-    return features, classifier.head(features).softmax(1)
 
 
 def picture_quality(classifier: Classifier, x: Tensor, real_features: Tensor) -> dict[str, float]:
@@ -2112,7 +2153,7 @@ class Report:
 
     def result(self, name: str, value: float, unit: str = "", digits: int = 2) -> None:
         """Keep a headline number for the results table and results.json."""
-        self.results.append({"result": name, "value": round(float(value), digits), "unit": unit})
+        self.results.append({"result": name, "value": round(float(value), digits), "unit": unit, "digits": digits})
 
     def figure(self, figure: plt.Figure, name: str) -> None:
         """Keep `figure`, to be saved as <notebook number>_<name>.png. It is shown by the notebook as usual."""
@@ -2128,16 +2169,25 @@ class Report:
         for name, picture in self.figures.items():
             write_whole(self.settings.output / name, picture)
         path = self.settings.output / "results.json"
-        everything = json.loads(path.read_text()) if path.exists() else {}
-        everything[self.notebook] = {
+        part = {
             "data": self.data.name,
             "seed": self.settings.seed,
             "quick": self.settings.quick,
             "results": self.results,
             "checks": self.checks,
         }
-        write_whole(path, (json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
-        return pd.DataFrame(self.results).set_index("result")
+        with one_at_a_time(path):
+            everything = json.loads(path.read_text()) if path.exists() else {}
+            everything[self.notebook] = part
+            write_whole(path, (json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
+        rows = {row["result"]: {"value": show_value(row), "unit": row["unit"]} for row in self.results}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("result")
+
+
+def show_value(result: Mapping) -> str:
+    """A result's value with the digits it was given, all of it where they are not known: −45.10."""
+    form = f".{result['digits']}f" if "digits" in result else ".10g"
+    return f"{result['value']:,{form}}".replace("-", "−")
 
 
 def show_source(*functions: Callable) -> None:

@@ -87,7 +87,7 @@ def write_index(
     """
     names = sorted(name for name in results if name in notebooks and (folder / f"{name}.html").exists())
     if figures != folder / "figures":
-        shutil.copytree(figures, folder / "figures", dirs_exist_ok=True)
+        shutil.copytree(figures, folder / "figures", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -102,7 +102,7 @@ def write_index(
 
 def show_number(result: Mapping) -> str:
     """A result with its unit: −45.1 nats, 99.5 %."""
-    return f"{result['value']:,.10g} {result['unit']}".replace("-", "−").strip()
+    return f"{h.show_value(result)} {result['unit']}".strip()
 
 
 def describe(name: str, notebook: NotebookNode, entry: dict) -> dict:

@@ -1,18 +1,19 @@
-"""Run the notebooks: `run` executes copies into report/, `refresh` executes in place and stamps them.
+"""Run the notebooks, some at a time: `run` executes copies into report/, `refresh` in place, with stamps.
 
 `report` makes report/ of the stored notebooks, executing nothing. A stamp says what a stored notebook was executed
 from; `stale` tells whether it still fits.
 """
 
 import argparse
+import asyncio
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import re
-import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -28,41 +29,74 @@ VERSIONED = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pan
 
 
 class Client(NotebookClient):
-    """Executes a notebook; progress bars go to the terminal instead of into it."""
+    """Executes a notebook; progress bars go to the notebook's own bar in the terminal instead of into it."""
+
+    def __init__(self, notebook: NotebookNode, bar: tqdm, **options):
+        super().__init__(notebook, **options)
+        self.bar = bar
 
     def output(self, outs, msg, display_id, cell_index):
         """Take the bars out of stderr; everything else, warnings too, is stored as usual."""
         content = msg["content"]
         if msg["msg_type"] == "stream" and content["name"] == "stderr" and "\r" in content["text"]:
-            sys.stderr.write(content["text"])
-            sys.stderr.flush()
+            if shown := re.findall(r"[^\r\n]*\d%", content["text"]):
+                self.bar.set_postfix_str(shown[-1].strip())
             content["text"] = re.sub(r"[^\r\n]*\d%\|[^\]\r\n]*\]|\r *", "", content["text"])
             if not content["text"].strip():
                 return None
         return super().output(outs, msg, display_id, cell_index)
 
 
-def execute(path: Path) -> NotebookNode:
+async def execute(path: Path) -> NotebookNode:
     """The notebook at `path`, executed from top to bottom in a fresh kernel. A failing cell raises."""
     notebook = nbformat.read(path, as_version=4)
     cells = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     bar = tqdm(total=len(cells), desc=path.stem, unit="cell")
     client = Client(
         notebook,
+        bar,
         timeout=None,
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
         extra_arguments=["--log-level=ERROR"],  # or each kernel remarks on its unencrypted loopback socket
         resources={"metadata": {"path": str(path.parent)}},
-        on_cell_executed=lambda **_: bar.update(),
+        on_cell_executed=lambda **_: (bar.set_postfix_str(""), bar.update()),
     )
     with bar:
-        client.execute()
+        await client.async_execute()
     for cell in notebook.cells:  # a widget lives as long as its kernel: stored, it would be an error message
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     return notebook
+
+
+def execute_all(paths: list[Path], jobs: int, then: Callable[[Path, NotebookNode], None]) -> None:
+    """Execute notebooks in this order, `jobs` at a time, and hand each to `then` when it is done.
+
+    What two of them need, one trains, and the other waits for it. After an error no other is started; those that run
+    are finished, and then it is raised.
+    """
+
+    async def everything() -> None:
+        slots, waiting = asyncio.Semaphore(jobs), list(paths)
+
+        async def one() -> None:
+            async with slots:
+                if not waiting:
+                    return
+                path = waiting.pop(0)
+                try:
+                    then(path, await execute(path))
+                except BaseException:
+                    waiting.clear()
+                    raise
+
+        results = await asyncio.gather(*(one() for _ in paths), return_exceptions=True)
+        for error in filter(None, results):
+            raise error
+
+    asyncio.run(everything())
 
 
 def code_hash(notebook: NotebookNode) -> str:
@@ -116,18 +150,21 @@ def results_table(entry: dict) -> str:
     return "\n".join([f"  {name:<{width}}  {value}" for name, value in rows] + [f"  {checks}"])
 
 
-def run(paths: list[Path]) -> None:
+def run(paths: list[Path], jobs: int = 1) -> None:
     """Execute copies of the notebooks and write report/: one page each, and an index. No committed file changes."""
     settings = h.Settings.from_environment()
     folder = h.PROJECT / "report"
-    for path in paths:
-        publish.write_page(folder, path.stem, execute(path))
+
+    def keep(path: Path, notebook: NotebookNode) -> None:
+        publish.write_page(folder, path.stem, notebook)
         results = json.loads((settings.output / "results.json").read_text())
-        print(f"\n{path.stem} ({results[path.stem]['data']})\n{results_table(results[path.stem])}\n")
+        tqdm.write(f"\n{path.stem} ({results[path.stem]['data']})\n{results_table(results[path.stem])}\n")
+
+    execute_all(paths, jobs, keep)
     finish_report(folder, paths, settings.output)
 
 
-def report(paths: list[Path]) -> None:
+def report(paths: list[Path], jobs: int = 1) -> None:
     """Write report/ from the stored notebooks and figures/: nothing is executed."""
     folder = h.PROJECT / "report"
     for path in paths:
@@ -143,7 +180,7 @@ def finish_report(folder: Path, paths: list[Path], output: Path) -> None:
     print(f"Read the executed notebooks: {index}")
 
 
-def refresh(paths: list[Path]) -> None:
+def refresh(paths: list[Path], jobs: int = 1) -> None:
     """Execute the notebooks in place, with no model trained before: outputs, stamp, figures/ and its results.json.
 
     A notebook that fails is left as it was, and so are its figures.
@@ -152,21 +189,27 @@ def refresh(paths: list[Path]) -> None:
         os.environ.setdefault("OUTPUT", "figures")
         os.environ.setdefault("CACHE", cold)
         settings = h.Settings.from_environment()
-        for path in paths:
-            notebook = execute(path)
+
+        def keep(path: Path, notebook: NotebookNode) -> None:
             entry = json.loads((settings.output / "results.json").read_text())[path.stem]
             stamp(notebook, entry)
             h.write_whole(path, nbformat.writes(notebook).encode() + b"\n")
-            print(f"\n{path.stem}\n{results_table(entry)}\n")
+            tqdm.write(f"\n{path.stem}\n{results_table(entry)}\n")
+
+        execute_all(paths, jobs, keep)
 
 
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=["run", "report", "refresh"])
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks that are executed at a time")
     parser.add_argument("notebooks", nargs="+", type=Path)
     arguments = parser.parse_args()
-    {"run": run, "report": report, "refresh": refresh}[arguments.command](sorted(arguments.notebooks))
+    if arguments.jobs < 1:
+        parser.error(f"--jobs is {arguments.jobs}: give at least 1")
+    command = {"run": run, "report": report, "refresh": refresh}[arguments.command]
+    command(sorted(arguments.notebooks), arguments.jobs)
 
 
 if __name__ == "__main__":

@@ -235,7 +235,7 @@ def test_each_visit_takes_its_steps_and_the_decoder_one(data, steps):
     model = small_decoder()
     config = replace(TINY, epochs=2, steps_per_visit=steps, settling_steps=0)
     codes = torch.cat(pca_start(data), 1)
-    trainer = h.LatentTrainer(model, codes, Counting(codes), data.train_x, config, h.make_generator(0))
+    trainer = h.LatentTrainer(model, codes, Counting(codes), data, config, h.make_generator(0))
     trainer.optimizer.register_step_post_hook(lambda *_: taken.update(decoder=taken["decoder"] + 1))
     trainer.run_epoch(1)
     assert taken == {"codes": 8 * steps, "decoder": 8}  # 400 images in batches of 50
@@ -244,7 +244,7 @@ def test_each_visit_takes_its_steps_and_the_decoder_one(data, steps):
 def test_the_last_epoch_settles_the_codes_alone(data):
     codes = torch.cat(pca_start(data), 1)
     model = small_decoder()
-    trainer = h.LatentTrainer(model, codes, h.NaturalGradient(codes), data.train_x, TINY, h.make_generator(0))
+    trainer = h.LatentTrainer(model, codes, h.NaturalGradient(codes), data, TINY, h.make_generator(0))
     weights, before = h.copy_weights(model), codes.clone()
     elbo = h.latent_elbo(model.decode, data.train_x, *codes.chunk(2, 1))["elbo"].mean()
     trainer.settle()
@@ -269,7 +269,7 @@ def test_settings_reach_every_step(data, monkeypatch):
     calls = spy_on_latent_terms(monkeypatch)
     codes = torch.cat(pca_start(data), 1)
     config = replace(TINY, sigma=0.7, antithetic=False, kl_warm_up=4)
-    trainer = h.LatentTrainer(small_decoder(), codes, h.RowAdam(codes), data.train_x, config, h.make_generator(0))
+    trainer = h.LatentTrainer(small_decoder(), codes, h.RowAdam(codes), data, config, h.make_generator(0))
     for epoch in (1, 2, 4, 6):
         calls.clear()
         trainer.run_epoch(epoch)
@@ -295,7 +295,7 @@ class Recorder:
 def test_the_codes_rate_falls_later_than_the_decoders_and_settling_has_its_own(data):
     codes = torch.cat(pca_start(data), 1)
     recorder, rates_of_decoder = Recorder(codes), []
-    trainer = h.LatentTrainer(small_decoder(), codes, recorder, data.train_x, TINY, h.make_generator(0))
+    trainer = h.LatentTrainer(small_decoder(), codes, recorder, data, TINY, h.make_generator(0))
     trainer.optimizer.register_step_pre_hook(
         lambda optimizer, *_: rates_of_decoder.append(optimizer.param_groups[0]["lr"])
     )
@@ -317,9 +317,7 @@ def test_a_code_moves_by_its_own_gradient_whatever_the_batch_size(data):
         mu, _ = pca_start(data)
         codes = torch.cat([mu, torch.full_like(mu, -40.0)], 1)  # so small a variance that samples are the mean
         config = replace(TINY, batch_size=batch_size, learning_rate=1e-12, one_cycle=False)
-        trainer = h.LatentTrainer(
-            small_decoder(), codes, PlainGradient(codes), data.train_x, config, h.make_generator(0)
-        )
+        trainer = h.LatentTrainer(small_decoder(), codes, PlainGradient(codes), data, config, h.make_generator(0))
         trainer.run_epoch(1)
         moved.append(codes[:, :4] - mu)
     torch.testing.assert_close(moved[0], moved[1], atol=1e-3, rtol=2e-2)  # bfloat16 where it is fast
@@ -499,7 +497,7 @@ def test_infer_latents_is_set_by_its_generator_and_leaves_its_start_alone(data):
 def test_dropout_is_on_only_while_the_decoder_learns(data):
     model = h.VAE(None, nn.Sequential(nn.Dropout(0.5), *small_decoder().decoder), 4)
     codes = torch.cat(pca_start(data), 1)
-    trainer = h.LatentTrainer(model, codes, Recorder(codes), data.train_x, TINY, h.make_generator(0))
+    trainer = h.LatentTrainer(model, codes, Recorder(codes), data, TINY, h.make_generator(0))
     trainer.run_epoch(1)
     assert model.training
     trainer.settle()

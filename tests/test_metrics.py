@@ -18,6 +18,12 @@ class Reader(nn.Module):
         return x.flatten(1)[:, :10]
 
 
+class FeatureReader(nn.Module):
+    """A classifier with the first ten pixels for features, and the features for logits."""
+
+    features, head = Reader(), nn.Identity()
+
+
 def images_of(digits):
     x = torch.zeros(len(digits), 1, 28, 28)
     x.flatten(1)[torch.arange(len(digits)), digits] = 5.0
@@ -55,18 +61,12 @@ def test_frechet_distance_refuses_what_has_no_covariance(a, b, name):
 
 def test_class_consistency_and_share():
     x = images_of([0, 1, 2, 2, 9])
-    assert h.class_consistency(Reader(), x, torch.tensor([0, 1, 2, 3, 9])) == pytest.approx(0.8)
-    probabilities = h.class_probabilities(Reader(), x)
+    assert h.class_consistency(FeatureReader(), x, torch.tensor([0, 1, 2, 3, 9])) == pytest.approx(0.8)
+    probabilities = h.class_probabilities(FeatureReader(), x)
     share = h.class_share(probabilities)
     expected = torch.tensor([0.2, 0.2, 0.4, 0, 0, 0, 0, 0, 0, 0.2], dtype=torch.float64)
     torch.testing.assert_close(share, expected)
     torch.testing.assert_close(probabilities, x.flatten(1)[:, :10].softmax(1))
-
-
-class FeatureReader(nn.Module):
-    """A classifier with the first ten pixels for features, and the features for logits."""
-
-    features, head = Reader(), nn.Identity()
 
 
 def test_pictures_in_numbers():

@@ -90,10 +90,10 @@ def test_every_question_is_answered(index):
     # two answers, with their numbers from the run
     results = {row["result"]: row["value"] for row in RESULTS["03_latent_optimization"]["results"]}
     kept = results["class consistency as written, training images"]
-    assert f"As written it collapses: {kept:g} % of the images" in text
+    assert f"As written it collapses: {kept:.1f} % of the images" in text
     ones = {row["result"]: row["value"] for row in RESULTS["05_log_probability"]["results"]}
     value = ones["log p(x) of the digit 1, test images, amortized"]
-    assert f"The ones, at −{-value:g} nats: they differ little" in text
+    assert f"The ones, at −{-value:.2f} nats: they differ little" in text
 
 
 def small_notebook():
@@ -127,11 +127,18 @@ def test_an_index_of_part_of_the_notebooks_in_a_quick_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "unit", "shown"),
-    [(-45.11, "nats", "−45.11 nats"), (99.5, "%", "99.5 %"), (884.0, "", "884"), (12345.6, "s", "12,345.6 s")],
+    ("value", "unit", "digits", "shown"),
+    [
+        (-45.1, "nats", 2, "−45.10 nats"),
+        (10.0, "%", 1, "10.0 %"),
+        (884.0, "", 0, "884"),
+        (12345.6, "s", 1, "12,345.6 s"),
+        (-45.1, "nats", None, "−45.1 nats"),
+    ],
 )
-def test_numbers_are_shown_with_their_unit(value, unit, shown):
-    assert publish.show_number({"value": value, "unit": unit}) == shown
+def test_numbers_are_shown_with_their_digits_and_unit(value, unit, digits, shown):
+    kept = {} if digits is None else {"digits": digits}  # None: kept before digits were
+    assert publish.show_number({"value": value, "unit": unit} | kept) == shown
 
 
 def test_a_link_leads_to_the_cell_or_at_least_to_the_page():
@@ -144,7 +151,9 @@ def test_a_link_leads_to_the_cell_or_at_least_to_the_page():
 
 def test_an_answer_takes_numbers_from_the_first_notebook_that_has_them():
     def entry(**values):
-        return {"results": [{"result": name, "value": value, "unit": "nats"} for name, value in values.items()]}
+        return {
+            "results": [{"result": name, "value": value, "unit": "nats", "digits": 0} for name, value in values.items()]
+        }
 
     cells = [["here", "09_small", "words"], ["there", "01_other", "words"]]
     results = {"09_small": entry(a=1.0), "01_other": entry(a=2.0, b=3.0)}

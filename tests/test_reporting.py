@@ -75,10 +75,10 @@ def test_results_of_all_notebooks_share_one_file(settings, data):
         report.result("share", value, "%", digits=3)
         report.check("yes", True)
         table = report.finish()
-    assert table.loc["share", "value"] == 0.988
+    assert table.loc["share", "value"] == "0.988"
     stored = json.loads((settings.output / "results.json").read_text())
     assert list(stored) == ["07_test", "08_test"]
-    assert stored["07_test"]["results"] == [{"result": "share", "value": 0.988, "unit": "%"}]
+    assert stored["07_test"]["results"] == [{"result": "share", "value": 0.988, "unit": "%", "digits": 3}]
     assert (stored["07_test"]["data"], stored["07_test"]["seed"], stored["07_test"]["quick"]) == ("digits", 4, False)
     assert stored["08_test"]["checks"] == [{"claim": "yes", "value": "", "passed": True}]
 

@@ -1,9 +1,12 @@
 """Executing, stamping and publishing notebooks, and noticing that a stored one no longer fits."""
 
 import re
+import shutil
+from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import helpers as h
@@ -20,7 +23,7 @@ BODY = """from tqdm import tqdm
 for _ in tqdm(range(3), leave=False):
     pass
 report.check("two is two", 2 == 2)
-report.result("answer", 42, "nats")
+report.result("answer", 42, "nats", digits=0)
 report.finish()"""
 
 
@@ -57,6 +60,50 @@ def test_run_writes_the_report_and_changes_no_notebook(small, capsys):
     index = (small.parent / "report" / "index.html").read_text()
     assert 'href="09_small.html"' in index
     assert "42 nats" in index
+
+
+WAITING = """import pathlib, time
+folder = pathlib.Path({folder!r})
+(folder / "{name}").touch()
+deadline = time.monotonic() + 600
+while not (folder / "{other}").exists():
+    assert time.monotonic() < deadline, "the other notebook is not running"
+    time.sleep(0.1)"""
+
+
+def pair(small):
+    """Two notebooks, each of which waits until the other runs too."""
+    paths = [small, small.with_name("10_other.ipynb")]
+    notebook = nbformat.read(small, as_version=4)
+    for path, other in zip(paths, paths[::-1], strict=True):
+        waiting = WAITING.format(folder=str(small.parent), name=f"{path.stem}-runs", other=f"{other.stem}-runs")
+        code = [
+            new_code_cell(SETUP.replace("PROJECT", repr(str(Path(h.__file__).parent))).replace("09_small", path.stem))
+        ]
+        cells = [notebook.cells[0], *code, new_code_cell(waiting), new_code_cell(BODY)]
+        nbformat.write(new_notebook(cells=cells), path)
+    return paths
+
+
+def test_two_notebooks_run_at_a_time_and_both_leave_their_results(small, capsys):
+    paths = pair(small)
+    study.run(paths, jobs=2)
+    out = capsys.readouterr().out
+    assert out.count("answer  42 nats") == 2
+    index = (small.parent / "report" / "index.html").read_text()
+    assert all(f'href="{path.stem}.html"' in index for path in paths)
+
+
+def test_after_an_error_what_runs_is_finished_and_nothing_else_is_started(small):
+    paths = [*pair(small), small.with_name("11_third.ipynb")]
+    shutil.copy(small, paths[2])
+    notebook = nbformat.read(paths[1], as_version=4)
+    notebook.cells[2].source += "\nraise ValueError('on purpose')"
+    nbformat.write(notebook, paths[1])
+    with pytest.raises(CellExecutionError, match="ValueError: on purpose"):
+        study.run(paths, jobs=2)
+    assert (small.parent / "report" / "09_small.html").exists()
+    assert not (small.parent / "report" / "11_third.html").exists()
 
 
 def test_pages_need_no_network(small):
