@@ -114,9 +114,9 @@ FROM_ELSEWHERE = {
     "05_log_probability": {
         "392": "784 pixels, half a nat each",
         "1,366": "784 log(0.4 / 0.07)",
-        "3.7": "a difference of two neighbours in the table of digits",
+        "65": "−37 + 102, in the figure of the least and the most likely",
     },
-    "06_gaussian_mixture": {},
+    "06_gaussian_mixture": {"67": "20,000 / 300"},
 }
 
 
