@@ -100,7 +100,7 @@ def test_after_an_error_what_runs_is_finished_and_nothing_else_is_started(small)
     notebook = nbformat.read(paths[1], as_version=4)
     notebook.cells[2].source += "\nraise ValueError('on purpose')"
     nbformat.write(notebook, paths[1])
-    with pytest.raises(CellExecutionError, match="ValueError: on purpose"):
+    with pytest.raises(CellExecutionError, match="on purpose"):
         study.run(paths, jobs=2)
     assert (small.parent / "report" / "09_small.html").exists()
     assert not (small.parent / "report" / "11_third.html").exists()

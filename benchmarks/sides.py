@@ -1,0 +1,453 @@
+"""What is timed against what. Each function sets one side of a row up, in a process of its own.
+
+It returns `unit`, one piece of work that is timed again and again, and `quality`, a number that speed must not cost.
+Both sides of a row have the same data, and the same number of updates; but for the CNN the time to a given quality
+counts. The peers are what is commonly written, in float32, with the number of workers or batch size that a trial finds
+fastest. Ours use bfloat16 where the processor has it: there `quality` shows what that costs.
+"""
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import sklearn.mixture
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import helpers as h
+
+Side = tuple[Callable[[], None], Callable[[], float]]
+
+
+def mnist_root() -> Path:
+    """The folder that load_data looks for MNIST in."""
+    return h.PROJECT / (os.environ.get("MNIST_ROOT") or "data")
+
+
+def mnist_dataset(train: bool, *transforms):
+    """MNIST as a torchvision dataset, each image made a tensor when it is asked for."""
+    datasets = h.import_datasets()
+    from torchvision.transforms import Compose, ToTensor
+
+    return datasets.MNIST(mnist_root(), train=train, transform=Compose([ToTensor(), *transforms]))
+
+
+def loader(dataset, batch_size: int, workers: int, shuffle: bool = True) -> torch.utils.data.DataLoader:
+    """The usual loader; workers are kept from epoch to epoch."""
+    return torch.utils.data.DataLoader(
+        dataset, batch_size, shuffle=shuffle, num_workers=workers, persistent_workers=workers > 0
+    )
+
+
+def fastest(options: Iterable, attempt: Callable) -> object:
+    """The option with which attempt(option) takes the least time, of two tries each after one that does not count."""
+
+    def seconds(option) -> float:
+        start = time.perf_counter()
+        attempt(option)
+        return time.perf_counter() - start
+
+    attempt(next(iter(options)))
+    return min(options, key=lambda option: min(seconds(option) for _ in range(2)))
+
+
+def best_loader(dataset, batch_size: int, step: Callable[[Tensor, Tensor], None]) -> torch.utils.data.DataLoader:
+    """A loader, its workers started, with the number of them at which 100 training steps take the least time."""
+    loaders = {workers: loader(dataset, batch_size, workers) for workers in (0, 1, 2)}
+
+    def hundred_steps(workers: int) -> None:
+        for batch in itertools.islice(loaders[workers], 100):
+            step(*batch)
+
+    for workers in (1, 2):
+        hundred_steps(workers)  # starts them
+    return loaders[fastest(loaders, hundred_steps)]
+
+
+# --- a VAE's epoch: 20,000 images, 784-400-20 ---
+
+
+def vae_epoch_ours() -> Side:
+    """An epoch of the project's own training loop. Quality: validation elbo in nats, with cross entropy."""
+    data = h.load_data("mnist", mnist_root())
+    config = h.VAEConfig(
+        batch_size=128, learning_rate=1e-3, one_cycle=False, weight_decay=0.0, likelihood="bernoulli", snapshots=()
+    )
+    model = h.build(h.mlp_vae, 20, hidden=(400,), seed=0)
+    trainer = h.Trainer(model, h.vae_objective, data, config, h.make_generator(0))
+    epochs = itertools.count(1)
+
+    def elbo() -> float:
+        return h.evaluate(model, h.vae_objective, data.test_x, data.test_y, config)["elbo"].mean().item()
+
+    return lambda: trainer.run_epoch(next(epochs)), elbo
+
+
+class PlainVAE(nn.Module):
+    """784-400-20 and back, as a beginner's example has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.mu, self.logvar = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
+        self.back, self.out = nn.Linear(20, 400), nn.Linear(400, 784)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch, 1, 28, 28) -> pixels in [0, 1] (batch, 784), mu and logvar (batch, 20)."""
+        hidden = F.relu(self.hidden(x.view(-1, 784)))  # (batch, 1, 28, 28) -> (batch, 784)
+        mu, logvar = self.mu(hidden), self.logvar(hidden)
+        z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
+        return torch.sigmoid(self.out(F.relu(self.back(z)))), mu, logvar
+
+
+def plain_vae_loss(x_hat: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Cross entropy plus KL divergence, summed over the batch."""
+    cross_entropy = F.binary_cross_entropy(x_hat, x.view(-1, 784), reduction="sum")
+    return cross_entropy - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+
+
+def plain_vae_step(model: PlainVAE, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
+    """One step of training."""
+    optimizer.zero_grad()
+    x_hat, mu, logvar = model(x)
+    plain_vae_loss(x_hat, x, mu, logvar).backward()
+    optimizer.step()
+
+
+def vae_epoch_peer() -> Side:
+    """An epoch of the usual loop over a DataLoader with ToTensor, on the same images."""
+    dataset = mnist_dataset(train=True)
+    chosen = h.balanced_subset(dataset.targets, 2000, h.make_generator(0))
+    torch.manual_seed(0)
+    model, trial = PlainVAE(), PlainVAE()
+    optimizer, trial_optimizer = (torch.optim.Adam(m.parameters(), lr=1e-3) for m in (model, trial))
+    subset = torch.utils.data.Subset(dataset, chosen.tolist())
+    batches = best_loader(subset, 128, lambda x, _: plain_vae_step(trial, trial_optimizer, x))
+
+    def epoch() -> None:
+        for x, _ in batches:
+            plain_vae_step(model, optimizer, x)
+
+    @torch.no_grad()
+    def elbo() -> float:
+        test = mnist_dataset(train=False)
+        losses = 0.0
+        for x, _ in loader(test, 200, 0, shuffle=False):
+            x_hat, mu, logvar = model(x)
+            losses += plain_vae_loss(x_hat, x, mu, logvar).item()
+        return -losses / len(test)
+
+    return epoch, elbo
+
+
+# --- a CNN from nothing to 99 % of the test images, on 60,000 ---
+
+
+def reach(accuracies: Iterator[float], target: float = 0.99) -> float:
+    """Take accuracies, one per epoch, until one reaches the target. Raises RuntimeError where none does."""
+    for accuracy in accuracies:
+        if accuracy >= target:
+            return accuracy
+    raise RuntimeError(f"the last test accuracy was {accuracy:.2%}: {target:.0%} was not reached")
+
+
+def cnn_ours() -> Side:
+    """Notebook 01's network. Quality: test accuracy in per cent when it stops, the lowest of the runs.
+
+    Two epochs of one cycle are enough, which is known from trials on these test images.
+    """
+    data = h.Data("mnist", *h.read_mnist(mnist_root()))
+    config = h.TrainConfig(epochs=2)
+    seeds, reached = itertools.count(), []
+
+    def train() -> None:
+        seed = next(seeds)
+        model = h.build(h.Classifier, seed=seed).to(memory_format=torch.channels_last)
+        trainer = h.Trainer(model, h.classification_objective, data, config, h.make_generator(seed))
+
+        def accuracies() -> Iterator[float]:
+            for epoch in range(1, config.epochs + 1):
+                trainer.run_epoch(epoch)
+                with h.mixed_precision(torch.device("cpu")):
+                    terms = h.evaluate(model, h.classification_objective, data.test_x, data.test_y, config)
+                yield terms["accuracy"].mean().item()
+
+        reached.append(reach(accuracies()))
+
+    return train, lambda: 100 * min(reached)
+
+
+class PlainCNN(nn.Module):
+    """Two convolutions of 3 x 3, max-pooling, two linear layers, dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25)),
+            *(nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 1, 28, 28) -> log-probabilities (batch, 10)."""
+        return F.log_softmax(self.layers(x), dim=1)
+
+
+def plain_cnn_step(model: PlainCNN, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """One step of training."""
+    optimizer.zero_grad()
+    F.nll_loss(model(x), y).backward()
+    optimizer.step()
+
+
+def cnn_peer() -> Side:
+    """The usual network and loop: Adadelta, batches of 64, a rate that falls by 0.7 per epoch, a test after each."""
+    from torchvision.transforms import Normalize
+
+    train_set, test_set = (mnist_dataset(train, Normalize((0.1307,), (0.3081,))) for train in (True, False))
+    trial = PlainCNN()
+    trial_optimizer = torch.optim.Adadelta(trial.parameters())
+    batches = best_loader(train_set, 64, lambda x, y: plain_cnn_step(trial, trial_optimizer, x, y))
+    test_batches = loader(test_set, 1000, 0, shuffle=False)
+    seeds, reached = itertools.count(), []
+
+    def train() -> None:
+        torch.manual_seed(next(seeds))
+        model = PlainCNN()
+        optimizer = torch.optim.Adadelta(model.parameters(), lr=1.0)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7)
+
+        def accuracies() -> Iterator[float]:
+            for _ in range(14):
+                model.train()
+                for x, y in batches:
+                    plain_cnn_step(model, optimizer, x, y)
+                schedule.step()
+                model.eval()
+                with torch.no_grad():
+                    correct = sum((model(x).argmax(1) == y).sum().item() for x, y in test_batches)
+                yield correct / len(test_set)
+
+        reached.append(reach(accuracies()))
+
+    return train, lambda: 100 * min(reached)
+
+
+# --- log p(x) of 200 test images from 1,000 samples each ---
+
+SIGMA = 0.4
+
+
+def fitted_vae() -> tuple[h.VAE, Tensor]:
+    """Notebook 02's VAE, from the cache where it is there, and 200 test images."""
+    data = h.load_data("mnist", mnist_root())
+    return h.fit_conv_vae(data, h.Settings(cache=h.Settings.from_environment().cache)).model, data.test_x[:200]
+
+
+def log_prob_ours() -> Side:
+    """Quality: mean log p(x) in nats, of the last run."""
+    model, x = fitted_vae()
+    generator, values = h.make_generator(0), []
+
+    def estimate() -> None:
+        q, decode = h.in_batches(model.encode, x), h.in_mixed_precision(model.decode)
+        values.append(h.importance_log_prob(x, *q, decode, SIGMA, 1000, generator).log_prob.mean().item())
+
+    return estimate, lambda: values[-1]
+
+
+def log_prob_peer() -> Side:
+    """pythae's `get_nll` on the same networks.
+
+    Its likelihood has a standard deviation of 1, so it is given x / sigma, whose density is sigma^784 times that of x.
+    Despite its name it returns log p(x). It does not switch gradients off: its user must.
+    """
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    ours, x = fitted_vae()
+
+    class Encoder(BaseEncoder):
+        def forward(self, scaled: Tensor) -> ModelOutput:
+            mu, logvar = ours.encode(scaled * SIGMA)
+            return ModelOutput(embedding=mu, log_covariance=logvar)
+
+    class Decoder(BaseDecoder):
+        def forward(self, z: Tensor) -> ModelOutput:
+            return ModelOutput(reconstruction=ours.decode(z) / SIGMA)
+
+    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=ours.latent_size, reconstruction_loss="mse")
+    model, values = VAE(config, encoder=Encoder(), decoder=Decoder()).eval(), []
+
+    @torch.no_grad()
+    def estimate(images: Tensor = x, batch_size: int = 100) -> float:
+        return model.get_nll(images / SIGMA, n_samples=1000, batch_size=batch_size) - 784 * math.log(SIGMA)
+
+    best = fastest((50, 100, 200, 500, 1000), lambda batch_size: estimate(x[:5], batch_size))
+    return lambda: values.append(estimate(batch_size=best)), lambda: values[-1]
+
+
+# --- latent optimization of 60,000 images, 200 latents: 100 of an epoch's 1,250 steps ---
+
+STEPS, VISITED = 100, 48
+
+
+def latents_of_all() -> tuple[h.Data, h.VAE, tuple[Tensor, Tensor], Iterator[Tensor]]:
+    """All images, a decoder, the start of their codes, and batches of rows."""
+    data = h.Data("mnist", *h.read_mnist(mnist_root()))
+    start = h.pca_posterior(data.train_x[:5_000], 200, SIGMA)(data.train_x)
+    order = torch.randperm(len(data.train_x), generator=h.make_generator(0))
+    model = h.without_encoder(h.build(h.conv_vae, seed=0)).to(memory_format=torch.channels_last)
+    return data, model, start, itertools.cycle(order.split(VISITED))
+
+
+def elbo_of_first(model: h.VAE, data: h.Data, mu: Tensor, logvar: Tensor) -> float:
+    """Mean elbo in nats of the images that were visited first."""
+    order = torch.randperm(len(data.train_x), generator=h.make_generator(0))[:2_000]
+    model.eval()
+    return h.latent_elbo(model.decode, data.train_x[order], mu[order], logvar[order], SIGMA)["elbo"].mean().item()
+
+
+def latents_ours() -> Side:
+    """Row by row. Quality: training elbo in nats of images that were visited."""
+    data, model, start, batches = latents_of_all()
+    codes = torch.cat(start, 1)
+    config = replace(h.LatentConfig(), antithetic=False, one_cycle=False, settling_steps=0, learning_rate=1e-3)
+    trainer = h.LatentTrainer(model, codes, h.NaturalGradient(codes), data, config, h.make_generator(0))
+
+    def steps() -> None:
+        model.train()
+        for batch in itertools.islice(batches, STEPS):
+            trainer.visit(batch)
+
+    return steps, lambda: elbo_of_first(model, data, *codes.chunk(2, dim=1))
+
+
+def latents_peer() -> Side:
+    """Codes as parameters, under one Adam with the decoder's weights; fused, or it would be slower still."""
+    data, model, start, batches = latents_of_all()
+    mu, logvar = (nn.Parameter(table) for table in start)
+    optimizer = torch.optim.Adam(
+        [{"params": model.parameters()}, {"params": [mu, logvar], "lr": 0.03}], lr=1e-3, fused=True
+    )
+
+    def steps() -> None:
+        model.train()
+        for batch in itertools.islice(batches, STEPS):
+            x, mean, log_variance = data.train_x[batch], mu[batch], logvar[batch]
+            z = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
+            squared_error = (x - model.decode(z)).pow(2).sum()
+            kl = -0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
+            optimizer.zero_grad()
+            ((0.5 * squared_error / SIGMA**2 + kl) / len(batch)).backward()
+            optimizer.step()
+
+    return steps, lambda: elbo_of_first(model, data, mu.detach(), logvar.detach())
+
+
+# --- EM: ten iterations at 20,000 x 15 ---
+
+
+def em(kind: type, components: int) -> Side:
+    """A fit of ten iterations from a given start. Quality: mean log-likelihood in nats at the last of them.
+
+    scikit-learn's fit ends with one more E step.
+    """
+    generator = h.make_generator(0)
+    mixing = torch.randn(15, 15, generator=generator, dtype=torch.float64)
+    x = (torch.randn(20_000, 15, generator=generator, dtype=torch.float64) @ mixing).numpy()
+    precision = torch.linalg.inv(torch.cov(torch.from_numpy(x).T))
+    start = {
+        "weights_init": [1 / components] * components,
+        "means_init": x[:components],
+        "precisions_init": torch.stack([(precision + precision.T) / 2] * components).numpy(),
+    }
+    mixture = kind(components, tol=0, max_iter=10, **start)
+    return lambda: mixture.fit(x), lambda: mixture.lower_bound_
+
+
+def em_ours(components: int) -> Side:
+    """Ours."""
+    return em(h.GaussianMixture, components)
+
+
+def em_peer(components: int) -> Side:
+    """scikit-learn's."""
+    return em(sklearn.mixture.GaussianMixture, components)
+
+
+# --- the conv VAE's training step, against this machine's matrix product in the same number format ---
+
+
+def step_ours(batch_size: int = 48, latent_size: int = 200) -> Side:
+    """Twenty steps. Quality: billion floating-point operations of matrix products and convolutions in them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = torch.rand(batch_size, 1, 28, 28, generator=h.make_generator(0))
+    data = h.Data("mnist", x, torch.zeros(batch_size, dtype=torch.long), x, torch.zeros(batch_size, dtype=torch.long))
+    model = h.build(h.conv_vae, latent_size, seed=0).to(memory_format=torch.channels_last).train()
+    trainer = h.Trainer(model, h.vae_objective, data, h.VAEConfig(batch_size=batch_size), h.make_generator(0))
+    batch = torch.arange(batch_size)
+    with FlopCounterMode(display=False) as counter:
+        trainer.visit(batch)
+    return lambda: [trainer.visit(batch) for _ in range(20)], lambda: 20 * counter.get_total_flops() / 1e9
+
+
+def step_peer() -> Side:
+    """Products of square matrices, in the number format that training uses, of the size at which the rate is highest.
+
+    Quality: billion operations in them.
+    """
+    kind = torch.bfloat16 if h.fast_bfloat16(torch.device("cpu")) else torch.float32
+    largest = 4096
+    a, b = (torch.randn(largest, largest, generator=h.make_generator(seed)).to(kind) for seed in (0, 1))
+
+    def multiply(size: int) -> None:  # as many operations whatever the size
+        left, right = a[:size, :size].contiguous(), b[:size, :size].contiguous()
+        for _ in range((largest // size) ** 3):
+            left @ right
+
+    best = fastest((512, 1024, 2048, 4096), multiply)
+    return lambda: multiply(best), lambda: 2 * largest**3 / 1e9
+
+
+# --- how cost grows ---
+
+
+def grow_images(images: int) -> Side:
+    """An epoch of the fully connected VAE on `images` images."""
+    data = h.Data("mnist", *h.read_mnist(mnist_root()))
+    data = replace(data, train_x=data.train_x[:images].clone(), train_y=data.train_y[:images].clone())
+    config = h.VAEConfig(batch_size=128, one_cycle=False, likelihood="bernoulli", snapshots=())
+    trainer = h.Trainer(h.build(h.mlp_vae, 20, seed=0), h.vae_objective, data, config, h.make_generator(0))
+    return lambda: trainer.run_epoch(1), lambda: math.nan
+
+
+def grow_codes(images: int) -> Side:
+    """A hundred updates of 48 codes, in a table of `images`."""
+    codes = torch.full((images, 400), 0.1)
+    stepper, gradient = h.NaturalGradient(codes), torch.ones(48, 400)
+    batches = itertools.cycle(torch.randperm(images, generator=h.make_generator(0)).split(48)[:-1])
+    return lambda: [stepper.step(next(batches), gradient, 0.1) for _ in range(100)], lambda: math.nan
+
+
+def grow_latents(latent_size: int) -> Side:
+    """Twenty training steps of the convolutional VAE with `latent_size` latents."""
+    return step_ours(latent_size=latent_size)
+
+
+def grow_components(components: int) -> Side:
+    """Ten iterations of EM with `components` components."""
+    return em_ours(components)
+
+
+def grow_samples(samples: int) -> Side:
+    """log p(x) of 20 images from `samples` samples each, with an untrained decoder."""
+    model = h.build(h.conv_vae, seed=0).to(memory_format=torch.channels_last).eval()
+    x, decode = torch.rand(20, 1, 28, 28, generator=h.make_generator(0)), h.in_mixed_precision(model.decode)
+    q, generator = (torch.zeros(20, 200), torch.zeros(20, 200)), h.make_generator(0)
+    return lambda: h.importance_log_prob(x, *q, decode, SIGMA, samples, generator), lambda: math.nan
