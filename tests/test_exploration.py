@@ -153,7 +153,9 @@ def test_a_pen_that_does_not_fit(thickness):
 
 def test_a_reading_is_the_likeliest_digit():
     class Sure(torch.nn.Module):
-        def forward(self, x):
-            return torch.log(torch.full((len(x), 10), 0.2 / 9).index_fill(1, torch.tensor(4), 0.8))
+        features = torch.nn.Flatten()
+
+        def head(self, features):
+            return torch.log(torch.full((len(features), 10), 0.2 / 9).index_fill(1, torch.tensor(4), 0.8))
 
     assert h.read_aloud(Sure(), grey(0.5)) == "read as a 4<br>80% sure"

@@ -1,12 +1,11 @@
 """Executing, stamping and publishing notebooks, and noticing that a stored one no longer fits."""
 
+import asyncio
 import re
-import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import helpers as h
@@ -94,16 +93,20 @@ def test_two_notebooks_run_at_a_time_and_both_leave_their_results(small, capsys)
     assert all(f'href="{path.stem}.html"' in index for path in paths)
 
 
-def test_after_an_error_what_runs_is_finished_and_nothing_else_is_started(small):
-    paths = [*pair(small), small.with_name("11_third.ipynb")]
-    shutil.copy(small, paths[2])
-    notebook = nbformat.read(paths[1], as_version=4)
-    notebook.cells[2].source += "\nraise ValueError('on purpose')"
-    nbformat.write(notebook, paths[1])
-    with pytest.raises(CellExecutionError, match="on purpose"):
-        study.run(paths, jobs=2)
-    assert (small.parent / "report" / "09_small.html").exists()
-    assert not (small.parent / "report" / "11_third.html").exists()
+def test_after_an_error_what_runs_is_finished_and_nothing_else_is_started(monkeypatch):
+    started, finished = [], []
+
+    async def execute(path):
+        started.append(path)
+        if path == "second":
+            raise ValueError("on purpose")
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(study, "execute", execute)
+    with pytest.raises(ValueError, match="on purpose"):
+        study.execute_all(["first", "second", "third"], 2, lambda path, _: finished.append(path))
+    assert started == ["first", "second"]
+    assert finished == ["first"]
 
 
 def test_pages_need_no_network(small):
