@@ -9,6 +9,7 @@ fastest. Ours use bfloat16 where the processor has it: there `quality` shows wha
 import itertools
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -39,9 +40,10 @@ def mnist_dataset(train: bool, *transforms):
 
 def loader(dataset, batch_size: int, workers: int, shuffle: bool = True) -> torch.utils.data.DataLoader:
     """The usual loader; workers are kept from epoch to epoch."""
-    return torch.utils.data.DataLoader(
-        dataset, batch_size, shuffle=shuffle, num_workers=workers, persistent_workers=workers > 0
-    )
+    options = {"num_workers": workers, "persistent_workers": True} if workers else {}
+    if workers and sys.platform == "linux":  # as in a user's script; in a spawned process like ours it would be "spawn"
+        options["multiprocessing_context"] = "fork"
+    return torch.utils.data.DataLoader(dataset, batch_size, shuffle=shuffle, **options)
 
 
 def fastest(options: Iterable, attempt: Callable) -> object:
