@@ -164,7 +164,7 @@ def run(paths: list[Path], jobs: int = 1) -> None:
     finish_report(folder, paths, settings.output)
 
 
-def report(paths: list[Path], jobs: int = 1) -> None:
+def report(paths: list[Path]) -> None:
     """Write report/ from the stored notebooks and figures/: nothing is executed."""
     folder = h.PROJECT / "report"
     for path in paths:
@@ -208,8 +208,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"--jobs is {arguments.jobs}: give at least 1")
-    command = {"run": run, "report": report, "refresh": refresh}[arguments.command]
-    command(sorted(arguments.notebooks), arguments.jobs)
+    paths = sorted(arguments.notebooks)
+    if arguments.command == "report":
+        report(paths)
+    else:
+        {"run": run, "refresh": refresh}[arguments.command](paths, arguments.jobs)
 
 
 if __name__ == "__main__":
