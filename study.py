@@ -208,7 +208,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"--jobs is {arguments.jobs}: give at least 1")
-    paths = sorted(arguments.notebooks)
+    paths = arguments.notebooks
     if arguments.command == "report":
         report(paths)
     else:

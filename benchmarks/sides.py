@@ -2,8 +2,9 @@
 
 It returns `unit`, one piece of work that is timed again and again, and `quality`, a number that speed must not cost.
 Both sides of a row have the same data, and the same number of updates; but for the CNN the time to a given quality
-counts. The peers are what is commonly written, in float32, with the number of workers or batch size that a trial finds
-fastest. Ours use bfloat16 where the processor has it: there `quality` shows what that costs.
+counts. Both may use all cores, as each has the machine to itself. The peers are what is commonly written, with the
+number of workers, of threads or of images at a time that a trial finds fastest. They compute in float32, and ours in
+bfloat16 where the processor has it: `quality` shows what that costs. EM is in float64 on both sides.
 """
 
 import itertools
@@ -15,9 +16,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import sklearn.mixture
 import torch
 import torch.nn.functional as F
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 import helpers as h
@@ -47,7 +50,7 @@ def loader(dataset, batch_size: int, workers: int, shuffle: bool = True) -> torc
 
 
 def fastest(options: Iterable, attempt: Callable) -> object:
-    """The option with which attempt(option) takes the least time, of two tries each after one that does not count."""
+    """The option with which attempt(option) takes the least time, of two tries each; a first one does not count."""
 
     def seconds(option) -> float:
         start = time.perf_counter()
@@ -59,16 +62,25 @@ def fastest(options: Iterable, attempt: Callable) -> object:
 
 
 def best_loader(dataset, batch_size: int, step: Callable[[Tensor, Tensor], None]) -> torch.utils.data.DataLoader:
-    """A loader, its workers started, with the number of them at which 100 training steps take the least time."""
-    loaders = {workers: loader(dataset, batch_size, workers) for workers in (0, 1, 2)}
+    """A loader with the number of workers at which 100 training steps take the least time.
 
-    def hundred_steps(workers: int) -> None:
+    The number of threads that goes best with it is set, too.
+    """
+    cores = torch.get_num_threads()
+    loaders = {workers: loader(dataset, batch_size, workers) for workers in {0, 1, 2, cores}}
+
+    def hundred_steps(option: tuple[int, int]) -> None:
+        workers, threads = option
+        torch.set_num_threads(threads)
         for batch in itertools.islice(loaders[workers], 100):
             step(*batch)
 
-    for workers in (1, 2):
-        hundred_steps(workers)  # starts them
-    return loaders[fastest(loaders, hundred_steps)]
+    options = list(itertools.product(loaders, {1, cores}))
+    for option in options:
+        hundred_steps(option)  # starts the workers
+    workers, threads = fastest(options, hundred_steps)
+    torch.set_num_threads(threads)
+    return loaders[workers]
 
 
 # --- a VAE's epoch: 20,000 images, 784-400-20 ---
@@ -76,7 +88,7 @@ def best_loader(dataset, batch_size: int, step: Callable[[Tensor, Tensor], None]
 
 def vae_epoch_ours() -> Side:
     """An epoch of the project's own training loop. Quality: validation elbo in nats, with cross entropy."""
-    data = h.load_data("mnist", mnist_root())
+    data = h.load_data("mnist")
     config = h.VAEConfig(
         batch_size=128, learning_rate=1e-3, one_cycle=False, weight_decay=0.0, likelihood="bernoulli", snapshots=()
     )
@@ -174,8 +186,7 @@ def cnn_ours() -> Side:
         def accuracies() -> Iterator[float]:
             for epoch in range(1, config.epochs + 1):
                 trainer.run_epoch(epoch)
-                with h.mixed_precision(torch.device("cpu")):
-                    terms = h.evaluate(model, h.classification_objective, data.test_x, data.test_y, config)
+                terms = h.evaluate(model, h.classification_objective, data.test_x, data.test_y, config)
                 yield terms["accuracy"].mean().item()
 
         reached.append(reach(accuracies()))
@@ -244,9 +255,9 @@ SIGMA = 0.4
 
 
 def fitted_vae() -> tuple[h.VAE, Tensor]:
-    """Notebook 02's VAE, from the cache where it is there, and 200 test images."""
-    data = h.load_data("mnist", mnist_root())
-    return h.fit_conv_vae(data, h.Settings(cache=h.Settings.from_environment().cache)).model, data.test_x[:200]
+    """Notebook 02's VAE after two epochs, and 200 test images."""
+    data = h.load_data("mnist")
+    return h.fit_conv_vae(data, h.Settings(quick=True)).model, data.test_x[:200]
 
 
 def log_prob_ours() -> Side:
@@ -351,14 +362,11 @@ def latents_peer() -> Side:
     return steps, lambda: elbo_of_first(model, data, mu.detach(), logvar.detach())
 
 
-# --- EM: ten iterations at 20,000 x 15 ---
+# --- EM at 20,000 x 15 ---
 
 
-def em(kind: type, components: int) -> Side:
-    """A fit of ten iterations from a given start. Quality: mean log-likelihood in nats at the last of them.
-
-    scikit-learn's fit ends with one more E step.
-    """
+def em(kind: type, components: int, iterations: int) -> tuple[object, np.ndarray]:
+    """A mixture with a start of its own, and the 20,000 x 15 numbers to fit it to."""
     generator = h.make_generator(0)
     mixing = torch.randn(15, 15, generator=generator, dtype=torch.float64)
     x = (torch.randn(20_000, 15, generator=generator, dtype=torch.float64) @ mixing).numpy()
@@ -368,18 +376,26 @@ def em(kind: type, components: int) -> Side:
         "means_init": x[:components],
         "precisions_init": torch.stack([(precision + precision.T) / 2] * components).numpy(),
     }
-    mixture = kind(components, tol=0, max_iter=10, **start)
+    return kind(components, tol=0, max_iter=iterations, **start), x
+
+
+def em_ours(components: int, iterations: int = 10) -> Side:
+    """Ours. Quality: mean log-likelihood in nats at the last iteration."""
+    mixture, x = em(h.GaussianMixture, components, iterations)
     return lambda: mixture.fit(x), lambda: mixture.lower_bound_
 
 
-def em_ours(components: int) -> Side:
-    """Ours."""
-    return em(h.GaussianMixture, components)
+def em_peer(components: int, iterations: int = 10) -> Side:
+    """scikit-learn's, which ends with one more E step. On its small matrices one thread may be faster than all."""
+    mixture, x = em(sklearn.mixture.GaussianMixture, components, iterations)
+    trial, _ = em(sklearn.mixture.GaussianMixture, components, 2)
 
+    def fit(mixture, threads: int) -> None:
+        with threadpool_limits(threads):
+            mixture.fit(x)
 
-def em_peer(components: int) -> Side:
-    """scikit-learn's."""
-    return em(sklearn.mixture.GaussianMixture, components)
+    best = fastest((1, torch.get_num_threads()), lambda threads: fit(trial, threads))
+    return lambda: fit(mixture, best), lambda: mixture.lower_bound_
 
 
 # --- the conv VAE's training step, against this machine's matrix product in the same number format ---
@@ -417,34 +433,30 @@ def step_peer() -> Side:
     return lambda: multiply(best), lambda: 2 * largest**3 / 1e9
 
 
-# --- how cost grows ---
+# --- how cost grows, beyond the sides above ---
+
+
+def made_up(images: int) -> h.Data:
+    """Images of noise: how they look changes no cost."""
+    x = torch.rand(images, 1, 28, 28, generator=h.make_generator(0))
+    return h.Data("mnist", x, torch.zeros(images, dtype=torch.long), x[:1], torch.zeros(1, dtype=torch.long))
 
 
 def grow_images(images: int) -> Side:
     """An epoch of the fully connected VAE on `images` images."""
-    data = h.Data("mnist", *h.read_mnist(mnist_root()))
-    data = replace(data, train_x=data.train_x[:images].clone(), train_y=data.train_y[:images].clone())
     config = h.VAEConfig(batch_size=128, one_cycle=False, likelihood="bernoulli", snapshots=())
-    trainer = h.Trainer(h.build(h.mlp_vae, 20, seed=0), h.vae_objective, data, config, h.make_generator(0))
+    model = h.build(h.mlp_vae, 20, seed=0)
+    trainer = h.Trainer(model, h.vae_objective, made_up(images), config, h.make_generator(0))
     return lambda: trainer.run_epoch(1), lambda: math.nan
 
 
 def grow_codes(images: int) -> Side:
-    """A hundred updates of 48 codes, in a table of `images`."""
-    codes = torch.full((images, 400), 0.1)
-    stepper, gradient = h.NaturalGradient(codes), torch.ones(48, 400)
-    batches = itertools.cycle(torch.randperm(images, generator=h.make_generator(0)).split(48)[:-1])
-    return lambda: [stepper.step(next(batches), gradient, 0.1) for _ in range(100)], lambda: math.nan
-
-
-def grow_latents(latent_size: int) -> Side:
-    """Twenty training steps of the convolutional VAE with `latent_size` latents."""
-    return step_ours(latent_size=latent_size)
-
-
-def grow_components(components: int) -> Side:
-    """Ten iterations of EM with `components` components."""
-    return em_ours(components)
+    """A hundred steps of latent optimization, of 48 images and their codes each, with a small decoder."""
+    model, codes = h.without_encoder(h.build(h.mlp_vae, 200, hidden=(400,), seed=0)), torch.zeros(images, 400)
+    config, generator = h.LatentConfig(one_cycle=False, snapshots=()), h.make_generator(0)
+    trainer = h.LatentTrainer(model, codes, h.NaturalGradient(codes), made_up(images), config, generator)
+    batches = itertools.cycle(torch.randperm(images, generator=generator).split(VISITED)[:-1])
+    return lambda: [trainer.visit(next(batches)) for _ in range(STEPS)], lambda: math.nan
 
 
 def grow_samples(samples: int) -> Side:

@@ -84,6 +84,15 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def test_thinned_data_keeps_images_and_labels_together():
+    labels = torch.arange(25)
+    x = labels.float().view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
+    thin = h.Data("mnist", x, labels, x[:9], labels[:9]).thinned(10)
+    assert thin.train_y.tolist() == list(range(0, 25, 2))
+    assert thin.train_x[:, 0, 0, 0].tolist() == thin.train_y.tolist()
+    assert thin.test_y.tolist() == list(range(9))
+
+
 @pytest.fixture
 def mirror():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)

@@ -75,7 +75,7 @@ def test_pictures_in_numbers():
     features, probabilities = h.judge(FeatureReader(), x)
     assert torch.equal(features, x.flatten(1)[:, :10])
     torch.testing.assert_close(probabilities, features.softmax(1))
-    quality = h.picture_quality(FeatureReader(), x, features)
+    quality = h.picture_quality(features, probabilities, features)
     confidence = probabilities.max(1).values
     assert quality["Fréchet distance"] == pytest.approx(0, abs=1e-9)
     assert quality["confidence (%)"] == pytest.approx(100 * confidence.mean().item())
@@ -84,7 +84,7 @@ def test_pictures_in_numbers():
     assert quality["doubtful (%)"] == pytest.approx(100 / 12)
     assert quality["rarest digit (%)"] == pytest.approx(100 / 12)
     assert quality["commonest digit (%)"] == pytest.approx(300 / 12)
-    shifted = h.picture_quality(FeatureReader(), x, features + 2)
+    shifted = h.picture_quality(features, probabilities, features + 2)
     assert shifted["Fréchet distance"] == pytest.approx(40, rel=1e-6)
 
 

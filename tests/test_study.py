@@ -1,7 +1,9 @@
 """Executing, stamping and publishing notebooks, and noticing that a stored one no longer fits."""
 
 import asyncio
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -211,3 +213,12 @@ def test_a_stamp_notices_changed_cells_and_helpers(small, monkeypatch):
 
 def test_a_notebook_without_a_stamp_is_stale(small):
     assert study.stale(nbformat.read(small, as_version=4)) == ["it has never been executed by `make refresh`"]
+
+
+@pytest.mark.parametrize("command", ["run", "refresh", "test", "report"])
+def test_make_takes_every_notebook(command):
+    plain = {name: value for name, value in os.environ.items() if name not in ("NOTEBOOKS", "MAKEFLAGS", "MFLAGS")}
+    call = {"cwd": h.PROJECT, "env": plain, "capture_output": True, "text": True, "check": True}
+    told = subprocess.run(["make", "-n", command], **call).stdout
+    notebooks = sorted(path.name for path in (h.PROJECT / "notebooks").glob("*.ipynb"))
+    assert sorted(re.findall(r"notebooks/(\S+\.ipynb)", told)) == notebooks

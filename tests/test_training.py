@@ -42,6 +42,24 @@ def test_network_shapes():
         torch.testing.assert_close(vae.decode(mu), torch.sigmoid(vae.decode_logits(mu)))
 
 
+def test_a_pixel_upscale_is_a_transposed_convolution():
+    with h.seeded(0):
+        ours = h.PixelUpscale(3)
+    torchs = nn.ConvTranspose2d(3, 1, 4, stride=2, padding=1)
+    torchs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 5, 4, generator=h.make_generator(0), requires_grad=True)
+    weights = torch.randn(2, 1, 10, 8, generator=h.make_generator(1))
+    outputs, gradients = [], []
+    for layer in (ours, torchs):
+        outputs.append(layer(x))
+        gradients.append(torch.autograd.grad((weights * outputs[-1]).sum(), [x, *layer.parameters()]))
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*gradients)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours_error, torchs_error = ((layer(x) - outputs[1]).square().mean().sqrt() for layer in (ours, torchs))
+    assert 0 < ours_error < 2 * torchs_error
+
+
 def test_mlp_vae_has_the_layers_of_the_source():
     vae = h.mlp_vae()
     sizes = [(layer.in_features, layer.out_features) for layer in vae.modules() if isinstance(layer, nn.Linear)]
@@ -118,6 +136,16 @@ def test_history_and_snapshots(data):
     assert run.seconds > 0
 
 
+def test_curves_are_of_some_images_evenly_spaced(data, monkeypatch):
+    monkeypatch.setattr(h, "CURVE_SIZE", 20)
+    run = fit_small(data)
+    some = replace(data, **{name: getattr(data, name)[:: len(data.train_x) // 20] for name in ("train_x", "train_y")})
+    some = replace(some, **{name: getattr(data, name)[:: len(data.test_x) // 20] for name in ("test_x", "test_y")})
+    last = run.history.iloc[-1].to_dict()
+    assert last == pytest.approx(h.both_sides(run.model, h.vae_objective, some, TINY_VAE))
+    assert last["validation_elbo"] != h.both_sides(run.model, h.vae_objective, data, TINY_VAE)["validation_elbo"]
+
+
 def test_the_same_seed_gives_the_same_run_and_another_does_not(data):
     def classifier_run(seed):
         torch.rand(3)  # dropout must not depend on where the global generator stands
@@ -152,7 +180,7 @@ def test_a_loss_that_is_not_finite_stops_training(data):
 def test_one_cycle_ends_low_and_a_constant_rate_stays(data):
     for one_cycle in (True, False):
         optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-2)
-        schedule = h.make_schedule(optimizer, replace(TINY, one_cycle=one_cycle, learning_rate=1e-2), steps=10)
+        schedule = h.make_schedule(optimizer, replace(TINY, one_cycle=one_cycle, learning_rate=1e-2), total=20)
         rates = []
         for _ in range(20):
             rates.append(optimizer.param_groups[0]["lr"])
@@ -169,7 +197,7 @@ def test_one_cycle_ends_low_and_a_constant_rate_stays(data):
 @pytest.mark.parametrize("warm_up", [0.1, 0.3])
 def test_one_cycle_also_fits_very_short_runs(steps, warm_up):
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-2)
-    schedule = h.make_schedule(optimizer, h.TrainConfig(epochs=2, warm_up=warm_up), steps)
+    schedule = h.make_schedule(optimizer, h.TrainConfig(warm_up=warm_up), 2 * steps)
     for _ in range(2 * steps):
         assert 0 <= optimizer.param_groups[0]["lr"] < 1
         optimizer.step()
