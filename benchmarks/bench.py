@@ -25,6 +25,8 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, NullFormatter
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -250,16 +252,24 @@ def draw_ratios(rows: list[dict]) -> plt.Figure:
     ax.plot(target, places, "|", ms=14, color="C1", mew=2, label="target")
     ax.set(xscale="log", xlabel="times faster than the peer (last row: share of the peak rate)")
     ax.set_yticks(places, [row["row"] for row in rows])
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    name_ticks(ax.xaxis)
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(loc="upper right")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return figure
+
+
+def name_ticks(axis: Axis) -> None:
+    """1, 2, 5, 10, 20 ... in place of powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def draw_growth(growth: dict[str, dict]) -> plt.Figure:
     """Time and memory against each size, log-log, with the slopes."""
-    figure, axes = plt.subplots(2, len(growth), figsize=(3.4 * len(growth), 5.4), layout="constrained", squeeze=False)
+    size = (3.4 * len(growth), 5.4)
+    figure, axes = plt.subplots(2, len(growth), figsize=size, layout="constrained", squeeze=False, sharey="row")
     for points, column in zip(growth.values(), axes.T, strict=True):
         sizes = np.array(points["sizes"], float)
         for ax, kind, slope, color in zip(column, ("seconds", "memory"), ("slope", "memory slope"), "bg", strict=True):
@@ -268,7 +278,10 @@ def draw_growth(growth: dict[str, dict]) -> plt.Figure:
             ax.loglog(sizes, values, f"{color}o", ms=4)
             ax.loglog(sizes, fitted, f"{color}-", lw=1, alpha=0.6)
             ax.set_title(f"slope {points[slope]:.2f}", fontsize=10)
+            name_ticks(ax.xaxis)
+            ax.tick_params(axis="x", rotation=45)
             ax.grid(alpha=0.3, which="both")
+        name_ticks(column[-1].yaxis)
         column[-1].set_xlabel(points["label"], fontsize=9)
     axes[0, 0].set_ylabel("time (s)")
     axes[1, 0].set_ylabel("memory above an idle process (MB)")

@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import sklearn.mixture
 import torch
 import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
@@ -376,6 +378,7 @@ def em(kind: type, components: int, iterations: int) -> tuple[object, np.ndarray
         "means_init": x[:components],
         "precisions_init": torch.stack([(precision + precision.T) / 2] * components).numpy(),
     }
+    warnings.simplefilter("ignore", ConvergenceWarning)  # of the fits that are stopped on purpose
     return kind(components, tol=0, max_iter=iterations, **start), x
 
 
