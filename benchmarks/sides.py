@@ -220,6 +220,7 @@ def plain_cnn_step(model: PlainCNN, optimizer: torch.optim.Optimizer, x: Tensor,
 
 def cnn_peer() -> Side:
     """The usual network and loop: Adadelta, batches of 64, a rate that falls by 0.7 per epoch, a test after each."""
+    h.import_datasets()  # or torchvision may not load
     from torchvision.transforms import Normalize
 
     train_set, test_set = (mnist_dataset(train, Normalize((0.1307,), (0.3081,))) for train in (True, False))
