@@ -1,8 +1,10 @@
-"""The benchmark: that it compares like with like."""
+"""The benchmark: that it compares like with like, and that the README shows what it found."""
 
+import json
 import multiprocessing
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -156,3 +158,16 @@ def test_reaching_a_target_ends_training_and_missing_it_is_an_error():
     assert next(accuracies) == 0.999
     with pytest.raises(RuntimeError, match=r"98\.00%: 99% was not reached"):
         sides.reach(iter([0.5, 0.98]))
+
+
+def test_the_stored_benchmark_is_complete_and_in_the_readme():
+    stored = json.loads((h.PROJECT / "benchmarks" / "results.json").read_text())
+    readme = (h.PROJECT / "README.md").read_text()
+    assert [row["row"] for row in stored["rows"]] == [row.label for row in bench.ROWS]
+    assert set(stored["growth"]) == set(bench.GROWTH)
+    assert stored["run"]["minutes"] > 1
+    assert bench.markdown(stored) in readme
+    assert f"{stored['machine']['cores']} cores ({stored['machine']['cpu']};" in readme
+    for points in stored["growth"].values():
+        slope = np.polyfit(np.log(points["sizes"]), np.log(points["seconds"]), 1)[0]
+        assert points["slope"] == pytest.approx(slope)
