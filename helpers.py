@@ -611,7 +611,7 @@ class VAE(nn.Module):
 
 
 class PixelUpscale(nn.ConvTranspose2d):
-    """The same as a product with the kernels, and a sum over the overlaps of what they draw.
+    """A transposed convolution to one channel, as a product with the kernels and a sum where their drawings overlap.
 
     (batch, c, h, w) -> (batch, 1, 2 h, 2 w), with kernels of 4 x 4 at a stride of 2. On a CPU torch's own is slow where
     there is one channel to draw: with this one the decoder as a whole takes three quarters of the time.

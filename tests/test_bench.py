@@ -18,6 +18,7 @@ import sides
 def test_a_row_times_both_sides_in_turn_and_says_what_each_reaches():
     row = bench.Row("EM", "em", 0.01, "log-likelihood (nats)", 1e-6, {"components": 2}, equal=True)
     found = bench.compare(row, pairs=3)
+    assert found["min"] <= found["ratio"] <= found["max"]
     assert found["ours (s)"] > 0
     assert found["ours reaches"] == pytest.approx(found["peer reaches"], abs=1e-6)
     assert min(found["ours (MB)"], found["peer (MB)"]) > 100
