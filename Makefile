@@ -1,5 +1,5 @@
 # QUICK=1, SEED=n, DATA=digits, MNIST_ROOT=folder and JOBS=n may be put before any of these.
-.PHONY: run test report lab bench refresh lint hooks clean
+.PHONY: run test test-code test-notebooks report lab bench refresh lint hooks clean
 PYTHON ?= python3
 BIN := .venv/bin
 # in an order in which none waits long for what another trains
@@ -13,9 +13,13 @@ BENCH ?= report/bench
 run: .venv/installed     ## execute every notebook and write the report; no committed file changes
 	$(BIN)/python study.py run --jobs $(JOBS) $(NOTEBOOKS)
 
-test: .venv/installed    ## lint, unit tests, and every notebook re-executed with nbval
+test: test-code test-notebooks ## lint, unit tests, and every notebook re-executed with nbval
+
+test-code: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/pytest tests
+	$(BIN)/pytest -n $(JOBS) --dist loadfile tests
+
+test-notebooks: .venv/installed
 	OUTPUT=report/test $(BIN)/pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=36000 -v --tb=short $(NOTEBOOKS)
 
 report: .venv/installed  ## write report/ from the stored notebooks; nothing is executed
@@ -44,9 +48,9 @@ hooks: .venv/installed   ## for contributors: tidy at each commit, and readable 
 clean:                   ## remove trained models and reports
 	rm -rf .cache report
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@echo 'Installing into .venv: a few minutes, once'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	touch $@

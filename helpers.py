@@ -1,8 +1,8 @@
 """Latent Digits: what the notebooks share.
 
 The file reads from top to bottom, and each section uses only those above it:
-settings and files, data, likelihoods and KL, networks, training, inference, log p(x), mixture, metrics, reporting,
-figures, exploration.
+settings and files, bad input, data, likelihoods and KL, networks, training, inference, log p(x), mixture, metrics,
+reporting, figures, exploration.
 Importing it has no side effect.
 
 Conventions: log-probabilities and KL divergences are in nats, have shape (batch,), are summed over
@@ -13,6 +13,8 @@ Images are float32 in [0, 1] of shape (batch, 1, 28, 28).
 import ast
 import contextlib
 import copy
+import functools
+import glob
 import gzip
 import hashlib
 import http.client
@@ -22,9 +24,12 @@ import itertools
 import json
 import math
 import os
+import pickle
+import queue
 import re
 import tempfile
 import textwrap
+import threading
 import time
 import tokenize
 import urllib.request
@@ -77,14 +82,16 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read SEED, QUICK, DATA, OUTPUT, CACHE and DEVICE. Raises ValueError for a SEED that is no number."""
+        """Read SEED, QUICK, DATA, OUTPUT, CACHE and DEVICE. Raises ValueError where SEED, DATA or DEVICE is none."""
         seed = environ.get("SEED") or "0"
         if not seed.isdecimal():
             raise ValueError(f"SEED is {seed!r}: give a whole number, as in SEED=1")
+        source = environ.get("DATA") or "auto"
+        require_choice(SOURCES, DATA=source)
         return cls(
             seed=int(seed),
             quick=environ.get("QUICK", "") not in ("", "0"),
-            source=environ.get("DATA") or "auto",
+            source=source,
             output=PROJECT / (environ.get("OUTPUT") or cls.output),
             cache=PROJECT / (environ.get("CACHE") or cls.cache),
             device=choose_device(environ.get("DEVICE")),
@@ -106,14 +113,23 @@ class Settings:
 
 
 def choose_device(name: str | None = None) -> str:
-    """The device asked for, else "cuda" where it is there, else "cpu". Apple's "mps" must be asked for."""
-    if name:
-        return str(torch.device(name))
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The device asked for, else "cuda" where it is there, else "cpu". Apple's "mps" must be asked for.
+
+    Raises ValueError for a device that is not there.
+    """
+    if not name:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"DEVICE is {name!r}: choose one that is there, as DEVICE=cpu is ({reason})") from error
+    return name
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A seeded random generator on `device`."""
+    """A seeded random generator on `device`. Raises ValueError for a seed that is not 0, 1, 2, ..."""
+    require_whole(0, seed=seed)
     return torch.Generator(device).manual_seed(seed)
 
 
@@ -134,7 +150,7 @@ def write_whole(path: Path, payload: bytes) -> None:
     Raises OSError (disk full, no permission); the old file, if any, is then still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(payload)
@@ -151,7 +167,8 @@ def write_whole(path: Path, payload: bytes) -> None:
 def one_at_a_time(path: Path):
     """Inside, no other process is inside for the same `path`; another's end is waited for, and it is said.
 
-    Where the folder cannot be written nothing is locked: what cannot be kept there is not shared either.
+    What a killed process left half written is removed. Where the folder cannot be written nothing is locked: what
+    cannot be kept there is not shared either.
     """
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
@@ -161,6 +178,8 @@ def one_at_a_time(path: Path):
         except Timeout:
             with tqdm(total=1, desc=f"another process makes {path.name}: waiting", leave=False):
                 lock.acquire()
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            leftover.unlink(missing_ok=True)
     except OSError:
         pass
     try:
@@ -169,6 +188,7 @@ def one_at_a_time(path: Path):
         lock.release()
 
 
+@functools.cache
 def bare_source(source: str) -> str:
     """Python source without comments, docstrings and blank lines: what decides how code behaves."""
     lines = source.splitlines()
@@ -186,6 +206,7 @@ def bare_source(source: str) -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
+@functools.cache
 def definitions(source: str) -> dict[str, str]:
     """The text of every function, class and constant at the top level of `source`, by name."""
     lines, found = source.splitlines(), {}
@@ -247,11 +268,17 @@ def cached(path: Path, compute: Callable[[], dict]) -> dict:
     Where two processes want the same, one computes it, and the other waits.
     """
     with one_at_a_time(path):
-        if path.exists():
+        try:
             checksum, _, payload = path.read_bytes().partition(b"\n")
             if hashlib.sha256(payload).hexdigest().encode() == checksum:
                 return torch.load(io.BytesIO(payload), weights_only=True)
             warnings.warn(f"{path} is damaged and is computed again", stacklevel=2)
+        except FileNotFoundError:
+            pass
+        except pickle.UnpicklingError:
+            warnings.warn(f"{path} holds more than plain data, is not loaded, and is computed again", stacklevel=2)
+        except OSError as error:
+            warnings.warn(f"{path} cannot be read ({error}): it is computed again", stacklevel=2)
         result = compute()
         buffer = io.BytesIO()
         torch.save(result, buffer)
@@ -264,9 +291,124 @@ def cached(path: Path, compute: Callable[[], dict]) -> dict:
 
 
 # ---------------------------------------------------------------------------------------------
+# Bad input: refused in words that name the argument, its value and the remedy
+# ---------------------------------------------------------------------------------------------
+
+
+def require_whole(least: int = 1, **numbers: int) -> None:
+    """Raise ValueError for an argument that is no whole number of at least `least`."""
+    for name, number in numbers.items():
+        if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
+            raise ValueError(f"{name} is {number!r}: give a whole number of at least {least}")
+
+
+def require_positive(**numbers: float) -> None:
+    """Raise ValueError for an argument that is no positive, finite number."""
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or not 0 < number < math.inf:
+            raise ValueError(f"{name} is {number!r}: give a positive, finite number")
+
+
+def require_between(low: float, high: float = math.inf, **numbers: float) -> None:
+    """Raise ValueError for an argument that is no finite number from `low` to `high`."""
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or not low <= number <= high or math.isinf(number):
+            span = "" if low == -math.inf else f" of at least {low}" if high == math.inf else f" from {low} to {high}"
+            raise ValueError(f"{name} is {number!r}: give a finite number{span}")
+
+
+def require_choice(known: Iterable[str], **names: str) -> None:
+    """Raise ValueError for an argument that is none of the words in `known`."""
+    for name, word in names.items():
+        if word not in known:
+            raise ValueError(f"{name} is {word!r}: choose one of {', '.join(map(repr, known))}")
+
+
+def require_floats(shape: str, finite: bool = True, **tensors: Tensor) -> None:
+    """Raise TypeError or ValueError for an argument that is no tensor of floating-point numbers of this `shape`.
+
+    shape: as in "n 1 28 28", where a letter is any size of at least 1; "n ..." has further dimensions. finite: whether
+    nan and infinities are refused, too.
+    """
+    *fixed, last = shape.split()
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"{name} is {kind}: give a tensor of floating-point numbers, as torch.rand makes")
+        sizes = fixed + ([last] if last != "..." else ["any"] * max(1, value.ndim - len(fixed)))
+        same = len(sizes) == value.ndim and all(
+            str(found) == size or not size.isdigit() for size, found in zip(sizes, value.shape, strict=True)
+        )
+        if not same or value.numel() == 0:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}: give it ({', '.join([*fixed, last])}), and none of them 0"
+            )
+        if finite and not value.isfinite().all():
+            raise ValueError(not_finite(name, value))
+
+
+def not_finite(name: str, value: Tensor) -> str:
+    """What is wrong with the argument called `name`."""
+    if value.ndim == 0:
+        return f"{name} is {value}: see where it comes from"
+    count = int((~value.isfinite()).sum())
+    return f"{name} has {count:,} entries that are not finite (nan or infinite): see where they come from"
+
+
+def require_finite(result: Tensor, **arguments: Tensor) -> None:
+    """Raise FloatingPointError where `result` is not finite, with the argument that is to blame.
+
+    Cheaper than to look at every argument before: of many pixels one number is left.
+    """
+    if not result.isfinite().all():
+        for name, value in arguments.items():
+            if not value.isfinite().all():
+                raise FloatingPointError(not_finite(name, value))
+        reach = " and ".join(f"{name} reaches {value.abs().max():.3g}" for name, value in arguments.items())
+        raise FloatingPointError(f"{reach}: what follows from it overflows; scale it down, or use float64")
+
+
+def require_images(**tensors: Tensor) -> None:
+    """Raise TypeError or ValueError for an argument that is not images (n, 1, 28, 28), float, in [0, 1]."""
+    require_floats("n 1 28 28", **tensors)
+    for name, x in tensors.items():
+        low, high = x.aminmax()
+        if low < -1e-6 or high > 1 + 1e-6:  # what interpolation leaves of rounding is let pass
+            raise ValueError(f"{name} spans [{low:.3g}, {high:.3g}]: scale it into [0, 1]")
+
+
+def require_labels(**tensors: Tensor) -> None:
+    """Raise TypeError or ValueError for an argument that is not labels (n,): int64 digits 0 to 9, at least one."""
+    for name, labels in tensors.items():
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+            kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+            raise TypeError(f"{name} is {kind}: give a tensor of int64, as torch.tensor([3, 7]) is")
+        if labels.ndim != 1 or len(labels) == 0:
+            raise ValueError(f"{name} has shape {tuple(labels.shape)}: give it (n,), n at least 1")
+        if labels.min() < 0 or labels.max() > 9:
+            raise ValueError(f"{name} spans {labels.min()} to {labels.max()}: give digits from 0 to 9")
+
+
+def require_same_shape(first: Tensor, second: Tensor, name: str) -> None:
+    """Raise ValueError when `second`, the argument called `name`, has another shape than `first`."""
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(second.shape)}: give it {tuple(first.shape)}, as its counterpart has"
+        )
+
+
+def require_rows(count: int, **tensors: Tensor) -> None:
+    """Raise ValueError for an argument that has not one row for each of `count` images."""
+    for name, value in tensors.items():
+        if len(value) != count:
+            raise ValueError(f"{name} has {len(value)} rows: give {count}, one for each image")
+
+
+# ---------------------------------------------------------------------------------------------
 # Data: MNIST where it can be had, otherwise the scans that come with scikit-learn
 # ---------------------------------------------------------------------------------------------
 
+SOURCES = ("auto", "mnist", "digits")
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -299,6 +441,13 @@ class Data:
         """`size` images of each side, or up to twice as many, evenly spaced; all of a side that has fewer."""
         return replace(self, **{k: thin(v, size) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
+    def require_sound(self) -> None:
+        """Raise TypeError or ValueError where images or labels are not what they should be."""
+        require_images(train_x=self.train_x, test_x=self.test_x)
+        require_labels(train_y=self.train_y, test_y=self.test_y)
+        require_rows(len(self.train_x), train_y=self.train_y)
+        require_rows(len(self.test_x), test_y=self.test_y)
+
     def fingerprint(self) -> str:
         """Hash of all images and labels."""
         digest = hashlib.sha256()
@@ -309,6 +458,7 @@ class Data:
 
 def thin(rows: Tensor, size: int) -> Tensor:
     """`size` of the rows, or up to twice as many, evenly spaced; all where there are fewer."""
+    require_whole(size=size)
     return rows[:: max(1, len(rows) // size)]
 
 
@@ -324,11 +474,11 @@ def load_data(
     source: "mnist"; "digits" (scikit-learn's 8x8 scans); "auto" (MNIST where it is on disk or can be
     downloaded, else digits, and says so). root: MNIST's folder in torchvision's layout, else
     $MNIST_ROOT (relative to the project), else data/. test_size: keep the first images only; None keeps all.
-    Raises ValueError for an unknown source or more images than a class has, and OSError where
-    MNIST is asked for and cannot be had, or where a file of it is damaged.
+    Raises ValueError for an unknown source, sizes below 1 or more images than a class has, and OSError where
+    MNIST is asked for and cannot be had, or where a file of it is damaged or cannot be read.
     """
-    if source not in ("auto", "mnist", "digits"):
-        raise ValueError(f"source is {source!r}: choose 'mnist', 'digits' or 'auto'")
+    require_choice(SOURCES, source=source)
+    require_whole(per_class=per_class, test_size=1 if test_size is None else test_size)
     root = Path(root) if root is not None else PROJECT / (os.environ.get("MNIST_ROOT") or "data")
     name, note = source, ""
     if source != "digits":
@@ -352,8 +502,10 @@ def balanced_subset(labels: Tensor, per_class: int, generator: torch.Generator) 
 
     Raises ValueError when a class has fewer.
     """
+    require_labels(labels=labels)
+    require_whole(per_class=per_class)
     available = int(torch.bincount(labels, minlength=10).min())
-    if not 1 <= per_class <= available:
+    if per_class > available:
         raise ValueError(f"per_class is {per_class}: choose 1 to {available}, all that the rarest digit has")
     chosen = []
     for digit in range(10):
@@ -370,21 +522,38 @@ class DamagedFile(OSError):
 def fetch_mnist(folder: Path) -> None:
     """See that MNIST's four files are in `folder`, intact; download those that are missing.
 
-    Raises DamagedFile, which names the file, and OSError when no mirror delivers within five minutes.
+    Raises DamagedFile, which names the file, and OSError when no mirror delivers within five minutes, or when what it
+    delivers cannot be written.
     """
     mnist = import_datasets().MNIST
     packed_md5 = dict(mnist.resources)
     deadline = time.monotonic() + 300
     for name, md5 in MNIST_MD5.items():
         path = folder / name
-        if not path.exists():
+        if md5_of(path) is None:
             urls = [f"{mirror}{name}.gz" for mirror in mnist.mirrors]
             with one_at_a_time(path):
-                if not path.exists():
-                    write_whole(path, gzip.decompress(download(urls, packed_md5[f"{name}.gz"], deadline)))
-        found = hashlib.md5(path.read_bytes()).hexdigest()
+                if md5_of(path) is None:
+                    content = gzip.decompress(download(urls, packed_md5[f"{name}.gz"], deadline))
+                    try:
+                        write_whole(path, content)
+                    except OSError as error:
+                        remedy = "make room, or set MNIST_ROOT to a folder that you may write to"
+                        raise OSError(f"{path} cannot be written ({error.strerror}): {remedy}") from error
+        found = md5_of(path)
         if found != md5:
             raise DamagedFile(f"{path} is damaged (MD5 {found}, not {md5}): delete it, and it is downloaded anew")
+
+
+def md5_of(path: Path) -> str | None:
+    """The MD5 of a file, or None where there is none. Raises DamagedFile where it cannot be read."""
+    try:
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        remedy = "put a file there that you may read, or remove it, and it is downloaded anew"
+        raise DamagedFile(f"{path} cannot be read ({error.strerror}): {remedy}") from error
 
 
 def download(urls: Iterable[str], md5: str, deadline: float) -> bytes:
@@ -395,19 +564,38 @@ def download(urls: Iterable[str], md5: str, deadline: float) -> bytes:
     failures = []
     for url in urls:
         try:
-            request = urllib.request.Request(url, headers={"User-Agent": "latent-digits"})
-            content = b""
-            with urllib.request.urlopen(request, timeout=10) as response:
-                while chunk := response.read1(1 << 16):  # read1 returns with what has come: a trickle cannot stall us
-                    content += chunk
-                    if time.monotonic() > deadline:
-                        raise TimeoutError("too slow")
+            content = answer_of(url, deadline - time.monotonic())
             if hashlib.md5(content).hexdigest() == md5:
                 return content
             failures.append(f"{url}: wrong content")
         except (OSError, http.client.HTTPException) as error:
             failures.append(f"{url}: {getattr(error, 'reason', error)}")
     raise OSError("; ".join(failures))
+
+
+def answer_of(url: str, seconds: float) -> bytes:
+    """What `url` answers within `seconds`. Raises OSError or HTTPException, TimeoutError when it takes longer.
+
+    In a thread of its own: no trickle of bytes, in headers or in names' servers, can hold us longer than that.
+    """
+    answers = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "latent-digits"})
+            with urllib.request.urlopen(request, timeout=10) as response:
+                answers.put(response.read())
+        except Exception as error:  # whatever it is, it is raised where somebody waits
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=max(0.0, seconds))
+    except queue.Empty:
+        raise TimeoutError("too slow") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def import_datasets():
@@ -461,8 +649,12 @@ def read_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def random_affine(x: Tensor, generator: torch.Generator, degrees=10.0, scale=0.1, shift=0.07) -> Tensor:
     """Rotate, scale and shift each image of x (batch, 1, h, w) by its own small random amount.
 
-    degrees and scale (a fraction) are largest values; shift is the largest fraction of the image's side.
+    degrees and scale (a fraction) are largest values; shift is the largest fraction of the image's side. Raises
+    TypeError or ValueError for what is not images, and for values that are negative, or a scale or shift above 1.
     """
+    require_floats("n 1 h w", finite=False, x=x)
+    require_between(0, degrees=degrees)
+    require_between(0, 1, scale=scale, shift=shift)
 
     def uniform(largest: float, *shape: int) -> Tensor:
         return largest * (2 * torch.rand(len(x), *shape, generator=generator, device=x.device) - 1)
@@ -477,6 +669,7 @@ def random_affine(x: Tensor, generator: torch.Generator, degrees=10.0, scale=0.1
 
 def one_per_class(labels: Tensor) -> Tensor:
     """Indices (10,) of the first image of each digit, 0 to 9. Raises ValueError when a digit is missing."""
+    require_labels(labels=labels)
     missing = sorted(set(range(10)) - set(labels.tolist()))
     if missing:
         raise ValueError(f"labels has no image of {missing}: pass labels in which every digit occurs")
@@ -491,10 +684,18 @@ def one_per_class(labels: Tensor) -> Tensor:
 def gaussian_log_likelihood(x: Tensor, x_hat: Tensor, sigma: float) -> Tensor:
     """log N(x; x_hat, sigma^2 I) in nats, constant included. x and x_hat (batch, *event) -> (batch,).
 
-    Raises ValueError when sigma <= 0 or the shapes differ.
+    Raises TypeError or ValueError when sigma is not positive, or for shapes and types that do not fit together, and
+    FloatingPointError where the result is not finite.
     """
-    if sigma <= 0:
-        raise ValueError(f"sigma is {sigma}: a standard deviation is positive")
+    require_positive(sigma=sigma)
+    require_floats("n ...", finite=False, x=x, x_hat=x_hat)
+    log_likelihood = gaussian_log_density(x, x_hat, sigma)
+    require_finite(log_likelihood, x=x, x_hat=x_hat)
+    return log_likelihood
+
+
+def gaussian_log_density(x: Tensor, x_hat: Tensor, sigma: float) -> Tensor:
+    """`gaussian_log_likelihood`, finite or not: chains may stray to where a decoder overflows, and turn back."""
     require_same_shape(x, x_hat, "x_hat")
     squared_error = (x - x_hat).square().flatten(1).sum(1)  # (batch, *event) -> (batch,)
     return -0.5 * squared_error / sigma**2 - x[0].numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
@@ -505,26 +706,37 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
 
     A log-likelihood when x is 0 or 1. For grey values in between it is a cross entropy: no density
     integrates to one with it (Loaiza-Ganem and Cunningham 2019, "The continuous Bernoulli").
-    Raises ValueError when the shapes differ or x leaves [0, 1].
+    Raises TypeError or ValueError when shapes or types do not fit together or x leaves [0, 1], and
+    FloatingPointError where the result is not finite.
     """
+    require_floats("n ...", finite=False, x=x, logits=logits)
     require_same_shape(x, logits, "logits")
-    if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+    if x.min() < 0 or x.max() > 1:
         raise ValueError(f"x spans [{x.min():.3g}, {x.max():.3g}]: scale it into [0, 1]")
     # (batch, *event) -> (batch,)
-    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+    log_likelihood = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+    require_finite(log_likelihood, x=x, logits=logits)
+    return log_likelihood
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, diag exp logvar) || N(0, I)) in nats. mu and logvar (batch, d) -> (batch,).
 
-    Kingma and Welling 2014, appendix B. Raises ValueError when the shapes differ.
+    Kingma and Welling 2014, appendix B. Raises TypeError or ValueError when shapes or types do not fit together, and
+    FloatingPointError where the result is not finite.
     """
-    require_same_shape(mu, logvar, "logvar")
-    return kl_per_dimension(mu, logvar).flatten(1).sum(1)
+    kl = kl_per_dimension(mu, logvar).flatten(1).sum(1)
+    require_finite(kl, mu=mu, logvar=logvar)
+    return kl
 
 
 def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
-    """The KL divergence before the sum over dimensions, in nats: same shape as mu, every entry >= 0."""
+    """The KL divergence before the sum over dimensions, in nats: same shape as mu, every entry >= 0.
+
+    Raises TypeError or ValueError when shapes or types do not fit together.
+    """
+    require_floats("n ...", finite=False, mu=mu, logvar=logvar)
+    require_same_shape(mu, logvar, "logvar")
     # expm1 keeps the entry exact, and not below zero, where logvar is close to 0
     return 0.5 * (mu.square() + torch.expm1(logvar) - logvar)
 
@@ -532,19 +744,15 @@ def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
 def reparameterize(mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """z = mu + sigma * eps with eps ~ N(0, I): a sample of q(z|x) through which gradients reach mu and logvar.
 
-    mu and logvar (batch, d) -> (batch, d). Kingma and Welling 2014, section 2.4.
+    mu and logvar (batch, d) -> (batch, d). Kingma and Welling 2014, section 2.4. Raises TypeError or ValueError when
+    shapes or types do not fit together, and FloatingPointError where the result is not finite.
     """
+    require_floats("n ...", finite=False, mu=mu, logvar=logvar)
     require_same_shape(mu, logvar, "logvar")
     eps = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
-    return mu + torch.exp(0.5 * logvar) * eps
-
-
-def require_same_shape(first: Tensor, second: Tensor, name: str) -> None:
-    """Raise ValueError when `second`, the argument called `name`, has another shape than `first`."""
-    if first.shape != second.shape:
-        raise ValueError(
-            f"{name} has shape {tuple(second.shape)}: give it {tuple(first.shape)}, as its counterpart has"
-        )
+    z = mu + torch.exp(0.5 * logvar) * eps
+    require_finite(z + logvar, mu=mu, logvar=logvar)  # where logvar is -inf z is finite all the same
+    return z
 
 
 # ---------------------------------------------------------------------------------------------
@@ -557,6 +765,8 @@ class Classifier(nn.Module):
 
     def __init__(self, width: int = 32, feature_size: int = 128, dropout: float = 0.3):
         super().__init__()
+        require_whole(width=width, feature_size=feature_size)
+        require_between(0, 1, dropout=dropout)
 
         def block(inputs: int, outputs: int) -> list[nn.Module]:
             return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -576,6 +786,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(feature_size, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        require_floats("n 1 28 28", x=x)
         return self.head(self.features(x))
 
 
@@ -591,14 +802,16 @@ class VAE(nn.Module):
         self.encoder, self.decoder, self.latent_size = encoder, decoder, latent_size
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """q(z|x) as (mu, logvar), each (batch, d). Raises TypeError where there is no encoder."""
+        """q(z|x) as (mu, logvar), each (batch, d). Raises TypeError where there is no encoder, or as for bad input."""
         if self.encoder is None:
             raise TypeError("this model has no encoder: find q(z|x) with infer_latents(model.decode, x, ...)")
+        require_floats("n 1 28 28", x=x)
         mu, logvar = self.encoder(x).float().chunk(2, dim=1)  # (batch, 2 d) -> 2 x (batch, d)
         return mu, logvar
 
     def decode_logits(self, z: Tensor) -> Tensor:
         """(batch, d) -> logits of the pixels' means (batch, 1, 28, 28)."""
+        require_floats(f"n {self.latent_size}", finite=False, z=z)
         return self.decoder(z).float()
 
     def decode(self, z: Tensor) -> Tensor:
@@ -628,6 +841,8 @@ class PixelUpscale(nn.ConvTranspose2d):
 
 def conv_vae(latent_size: int = 200, width: int = 32, hidden: int = 256, dropout: float = 0.1) -> VAE:
     """The convolutional VAE: two strided convolutions and a refining one, mirrored in the decoder."""
+    require_whole(latent_size=latent_size, width=width, hidden=hidden)
+    require_between(0, 1, dropout=dropout)
     encoder = nn.Sequential(
         nn.Conv2d(1, width, 4, stride=2, padding=1),  # 28 -> 14
         nn.GELU(),
@@ -658,6 +873,8 @@ def conv_vae(latent_size: int = 200, width: int = 32, hidden: int = 256, dropout
 
 def mlp_vae(latent_size: int = 8, hidden: tuple[int, ...] = (392, 196, 98)) -> VAE:
     """The fully connected VAE: 784-392-196-98 with ReLU to (mu, logvar), and back."""
+    sizes = {f"hidden[{i}]": size for i, size in enumerate(hidden)}
+    require_whole(**{"latent_size": latent_size, "len(hidden)": len(hidden)} | sizes)
     sizes = (784, *hidden)
     encoder = [nn.Flatten()]  # (batch, 1, 28, 28) -> (batch, 784)
     for inputs, outputs in itertools.pairwise(sizes):
@@ -678,6 +895,7 @@ def without_encoder(model: VAE) -> VAE:
 
 def build(factory: Callable[..., nn.Module], *args, seed: int, **kwargs) -> nn.Module:
     """`factory(*args, **kwargs)` with initial weights drawn from `seed`."""
+    require_whole(0, seed=seed)
     with seeded(seed):
         return factory(*args, **kwargs)
 
@@ -702,6 +920,13 @@ class TrainConfig:
     weight_decay: float = 0.01
     snapshots: tuple[int, ...] = ()  # epochs after which a copy of the weights is kept
 
+    def __post_init__(self):
+        require_whole(epochs=self.epochs, batch_size=self.batch_size)
+        require_whole(**{f"snapshots[{i}]": epoch for i, epoch in enumerate(self.snapshots)})
+        require_positive(learning_rate=self.learning_rate)
+        require_between(0, 1, warm_up=self.warm_up)
+        require_between(0, weight_decay=self.weight_decay)
+
     def smoke(self) -> "TrainConfig":
         """The same in two epochs."""
         return replace(self, epochs=2, snapshots=(1, 2) if self.snapshots else ())
@@ -722,8 +947,10 @@ class VAEConfig(TrainConfig):
     beta: float = 1.0  # weight of the KL divergence in the loss (Higgins et al. 2017)
 
     def __post_init__(self):
-        if self.likelihood not in ("gaussian", "bernoulli"):
-            raise ValueError(f"likelihood is {self.likelihood!r}: choose 'gaussian' or 'bernoulli'")
+        super().__post_init__()
+        require_choice(("gaussian", "bernoulli"), likelihood=self.likelihood)
+        require_positive(sigma=self.sigma)
+        require_between(0, beta=self.beta)
 
 
 class Run(NamedTuple):
@@ -740,7 +967,12 @@ Objective = Callable[[nn.Module, Tensor, Tensor, TrainConfig, torch.Generator], 
 
 
 def classification_objective(model, x, y, config, generator) -> dict[str, Tensor]:
-    """Cross entropy in nats, and whether the most probable digit is right (0 or 1). Moves training images a little."""
+    """Cross entropy in nats, and whether the most probable digit is right (0 or 1). Moves training images a little.
+
+    Raises TypeError or ValueError for what is not images and their labels.
+    """
+    require_labels(y=y)
+    require_rows(len(x), y=y)
     logits = model(random_affine(x, generator) if model.training else x).float()
     correct = (logits.argmax(1) == y).float()
     return {"loss": F.cross_entropy(logits, y, reduction="none"), "accuracy": correct}
@@ -779,7 +1011,8 @@ def fit(
     """Train `model` on `data`, or take the same run from `cache`.
 
     Same run: same initial weights, architecture, code, config, seed, data, torch and device.
-    Raises FloatingPointError when the loss stops being finite.
+    Raises TypeError or ValueError for data that are not images and labels, and FloatingPointError, with epoch and
+    step, when a loss stops being finite.
     """
     record = run_or_recall(train, model, objective, data, config, seed=seed, device=device, cache=cache)
     history = pd.DataFrame(record["history"]).set_index("epoch")
@@ -788,6 +1021,8 @@ def fit(
 
 def run_or_recall(loop: Callable[..., dict], model, method, data, config, *start, seed, device, cache) -> dict:
     """The record that `loop` (`train` or `train_latents`) leaves, or left in `cache`; `model` has its weights then."""
+    require_whole(0, seed=seed)
+    data.require_sound()
     device = torch.device(device)
     model.to(device, memory_format=torch.channels_last)  # a third faster in convolutions than the default
 
@@ -896,12 +1131,24 @@ class Trainer:
     def visit(self, batch: Tensor, epoch: int = 1, step: int = 1) -> None:
         """One step of the weights on the images of a batch, given by their indices."""
         x, y = self.data.train_x[batch], self.data.train_y[batch]
-        with mixed_precision(batch.device):
+        with self.at(epoch, step), mixed_precision(batch.device):
             loss = self.objective(self.model, x, y, self.config, self.generator)["loss"].mean()
-        require_finite(loss, epoch, step, self.config)
+            require_finite(loss, loss=loss)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+
+    @contextlib.contextmanager
+    def at(self, epoch: int, step: int | str):
+        """A FloatingPointError from inside tells where it was, and what might help."""
+        try:
+            yield
+        except FloatingPointError as error:
+            settings = vars(self.config).items()
+            rates = " or ".join(f"{name} (now {value:g})" for name, value in settings if name.endswith("rate"))
+            raise FloatingPointError(
+                f"training stopped at epoch {epoch}, step {step}: {error}; or lower {rates}"
+            ) from error
 
     def measure(self) -> dict[str, float]:
         """This epoch's row of the history."""
@@ -917,7 +1164,11 @@ class Trainer:
         epochs = range(1, self.config.epochs + 1)
         for epoch in tqdm(epochs, desc=f"training {type(self.model).__name__}", unit="epoch", leave=False):
             self.run_epoch(epoch)
-            history.append({"epoch": epoch} | self.measure())
+            with self.at(epoch, "last"):
+                row = self.measure()
+                for name, value in row.items():
+                    require_finite(torch.tensor(value), **{name: torch.tensor(value)})
+            history.append({"epoch": epoch} | row)
             if epoch in self.config.snapshots:
                 snapshots[epoch] = self.snapshot()
         seconds = time.perf_counter() - start
@@ -927,15 +1178,6 @@ class Trainer:
 def train(model, objective, data, config, seed, device) -> dict:
     """The training behind `fit`: plain tensors, whole batches."""
     return Trainer(model, objective, data.to(device), config, make_generator(seed, device)).run()
-
-
-def require_finite(loss: Tensor, epoch: int, step: int, config: TrainConfig) -> None:
-    """Raise FloatingPointError when the loss is not finite."""
-    if not torch.isfinite(loss):
-        rates = " or ".join(f"{name} (now {value:g})" for name, value in vars(config).items() if name.endswith("rate"))
-        raise FloatingPointError(
-            f"the loss is {loss.item()} at epoch {epoch}, step {step}: check the model's outputs, or lower {rates}"
-        )
 
 
 def make_schedule(optimizer, config: TrainConfig, total: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -984,7 +1226,14 @@ def both_sides(model, objective, data: Data, config: TrainConfig) -> dict[str, f
 
 @torch.no_grad()
 def evaluate(model, objective, x: Tensor, y: Tensor, config: TrainConfig, batch_size: int = 200) -> dict[str, Tensor]:
-    """The objective's terms for every image, each (len(x),), in evaluation mode, always with the same noise."""
+    """The objective's terms for every image, each (len(x),), in evaluation mode, always with the same noise.
+
+    Raises TypeError or ValueError for what is not images and their labels.
+    """
+    require_whole(batch_size=batch_size)
+    require_images(x=x)
+    require_labels(y=y)
+    require_rows(len(x), y=y)
     model.eval()
     generator = make_generator(0, x.device)
     pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
@@ -997,8 +1246,9 @@ def evaluate(model, objective, x: Tensor, y: Tensor, config: TrainConfig, batch_
 def in_batches(function: Callable[[Tensor], Tensor | tuple[Tensor, ...]], x: Tensor, batch_size: int = 200):
     """`function` over x (n, ...) in batches, in mixed precision and without gradients, joined: memory stays bounded.
 
-    Returns what `function` does: one tensor, or a tuple of tensors, each of length n.
+    Returns what `function` does: one tensor, or a tuple of tensors, each of length n. Raises ValueError for n = 0.
     """
+    require_whole(**{"len(x)": len(x), "batch_size": batch_size})
     with mixed_precision(x.device):
         outputs = [function(batch) for batch in x.split(batch_size)]
     if isinstance(outputs[0], Tensor):
@@ -1029,13 +1279,11 @@ class LatentConfig(TrainConfig):
     settling_steps: int = 15  # of each code in the last epoch, in which the decoder stays as it is
 
     def __post_init__(self):
-        lowest = {"epochs": 1 + bool(self.settling_steps), "steps_per_visit": 1, "settling_steps": 0, "kl_warm_up": 0}
-        for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: give at least {least}")
-        for name in ("learning_rate", "code_rate", "sigma"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a positive number")
+        super().__post_init__()
+        require_whole(0, settling_steps=self.settling_steps, kl_warm_up=self.kl_warm_up)
+        require_whole(1 + bool(self.settling_steps), epochs=self.epochs)
+        require_whole(steps_per_visit=self.steps_per_visit)
+        require_positive(code_rate=self.code_rate, sigma=self.sigma)
 
 
 class LatentRun(NamedTuple):
@@ -1061,10 +1309,12 @@ class NaturalGradient:
     """
 
     def __init__(self, codes: Tensor):
+        require_codes(codes)
         self.codes = codes  # (n, 2 d): mu | logvar
 
     def step(self, rows: Tensor, gradient: Tensor, rate: float) -> None:
         """Move codes[rows] against `gradient`, that of the loss, (len(rows), 2 d)."""
+        require_step(self.codes, rows, gradient, rate)
         mu, logvar = self.codes[rows].chunk(2, dim=1)  # 2 x (batch, d)
         grad_mu, grad_logvar = gradient.chunk(2, dim=1)
         change = (2 / 3 * rate * grad_logvar).clamp(max=1.0)
@@ -1081,18 +1331,35 @@ class RowAdam:
     """
 
     def __init__(self, codes: Tensor, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+        require_codes(codes)
         self.codes, self.betas, self.eps = codes, betas, eps
         self.moments = torch.zeros_like(codes), torch.zeros_like(codes)
         self.steps = torch.zeros(len(codes), 1, device=codes.device)
 
     def step(self, rows: Tensor, gradient: Tensor, rate: float) -> None:
         """Move codes[rows] against `gradient`, that of the loss, (len(rows), 2 d)."""
+        require_step(self.codes, rows, gradient, rate)
         self.steps[rows] += 1
         corrected = []
         for moment, beta, value in zip(self.moments, self.betas, (gradient, gradient.square()), strict=True):
             moment[rows] = torch.lerp(value, moment[rows], beta)
             corrected.append(moment[rows] / (1 - beta ** self.steps[rows]))
         self.codes[rows] -= rate * corrected[0] / (corrected[1].sqrt() + self.eps)
+
+
+def require_codes(codes: Tensor) -> None:
+    """Raise TypeError or ValueError for what is not codes (n, 2 d)."""
+    require_floats("n 2d", codes=codes)
+    if codes.shape[1] % 2:
+        raise ValueError(f"codes has shape {tuple(codes.shape)}: give it (n, 2 d), mu and logvar side by side")
+
+
+def require_step(codes: Tensor, rows: Tensor, gradient: Tensor, rate: float) -> None:
+    """Raise an error for what is not a step of codes[rows]."""
+    require_between(0, rate=rate)
+    if gradient.shape != (len(rows), codes.shape[1]):
+        raise ValueError(f"gradient has shape {tuple(gradient.shape)}: give it {(len(rows), codes.shape[1])}")
+    require_finite(gradient.sum(1), gradient=gradient)
 
 
 def latent_terms(decode, x: Tensor, codes: Tensor, sigma: float, generator, antithetic=False, beta=1.0):
@@ -1108,15 +1375,25 @@ def latent_terms(decode, x: Tensor, codes: Tensor, sigma: float, generator, anti
     return elbo_terms(log_likelihood, kl_divergence(mu, logvar), beta)
 
 
-@torch.no_grad()
+def require_posterior(x: Tensor, mu: Tensor, logvar: Tensor, sigma: float) -> None:
+    """Raise TypeError or ValueError when x (n, *event) and q(z|x), each (n, d), do not fit or are not finite."""
+    require_positive(sigma=sigma)
+    require_floats("n ...", x=x)
+    require_floats("n d", mu=mu, logvar=logvar)
+    require_same_shape(mu, logvar, "logvar")
+    require_rows(len(x), mu=mu)
+
+
 def latent_elbo(decode, x: Tensor, mu: Tensor, logvar: Tensor, sigma: float = 0.4, seed: int = 0) -> dict[str, Tensor]:
     """The elbo and its terms, each (n,), of images x (n, 1, 28, 28) under q(z|x) = N(mu, diag exp logvar), each (n, d).
 
-    In mixed precision, and always with the same noise for the same seed; two antithetic samples per image.
+    In mixed precision, and always with the same noise for the same seed; two antithetic samples per image. Raises
+    TypeError or ValueError for what does not fit together, and FloatingPointError where a term is not finite.
     """
+    require_posterior(x, mu, logvar, sigma)
     generator = make_generator(seed, x.device)
     pairs = zip(x.split(200), torch.cat([mu, logvar], 1).split(200), strict=True)
-    with mixed_precision(x.device):
+    with torch.no_grad(), mixed_precision(x.device):
         batches = [latent_terms(decode, *pair, sigma, generator, antithetic=True) for pair in pairs]
     return {name: torch.cat([terms[name] for terms in batches]) for name in batches[0]}
 
@@ -1126,10 +1403,13 @@ def pca_posterior(x: Tensor, latent_size: int, sigma: float = 0.4) -> Callable[[
 
     Probabilistic PCA with its noise fixed at sigma (Tipping and Bishop 1999, sections 3.1 and 3.2): along a principal
     direction of variance l > sigma^2, mu is sqrt(l - sigma^2) / l times the coordinate, and the variance
-    sigma^2 / l; the other latents have the prior's 0 and 1.
+    sigma^2 / l; the other latents have the prior's 0 and 1. Raises TypeError or ValueError for images that are not
+    float and finite, two at least, and for a latent_size or sigma that is not positive.
     """
-    if sigma <= 0:
-        raise ValueError(f"sigma is {sigma}: a standard deviation is positive")
+    require_floats("n ...", x=x)
+    require_whole(2, **{"len(x)": len(x)})
+    require_whole(latent_size=latent_size)
+    require_positive(sigma=sigma)
     flat = x.cpu().flatten(1).double()  # (n, pixels)
     mean = flat.mean(0)
     variances, directions = torch.linalg.eigh(torch.cov(flat.T))  # ascending
@@ -1139,6 +1419,7 @@ def pca_posterior(x: Tensor, latent_size: int, sigma: float = 0.4) -> Callable[[
     unused = (0, latent_size - size)
 
     def posterior(images: Tensor) -> tuple[Tensor, Tensor]:
+        require_floats(f"n {' '.join(map(str, x.shape[1:]))}", images=images)
         mu = F.pad((images.cpu().flatten(1).double() - mean) @ directions, unused).float()
         logvar = F.pad((sigma**2 / variances).log(), unused).float()
         return mu.to(images.device), logvar.expand_as(mu).to(images.device, copy=True)
@@ -1163,22 +1444,19 @@ def infer_latents(
     decode: (S, d) -> (S, *event), the mean of p(x|z) = N(decode(z), sigma^2 I). Each q climbs its own elbo
     in `steps` natural-gradient steps of a size that falls from `rate` to zero along a cosine, from
     `start`, (mu, logvar), or from the prior in `latent_size` dimensions. What it comes near is a local optimum.
-    `generator` must be on the device of x. Raises ValueError for an x, start or latent_size that do not fit
-    together and for steps < 1, and FloatingPointError when a code stops being finite.
+    `generator` must be on the device of x. Raises TypeError or ValueError for an x, start or latent_size that do not
+    fit together and for numbers that make no sense, and FloatingPointError when a code stops being finite.
     """
+    require_floats("n ...", x=x)
+    require_whole(steps=steps, batch_size=batch_size, latent_size=1 if latent_size is None else latent_size)
+    require_positive(rate=rate)
     if start is None and latent_size is None:
         raise ValueError("start and latent_size are both None: give the q to start from, or its number of dimensions")
-    if start is not None and latent_size not in (None, start[0].shape[-1]):
-        raise ValueError(f"latent_size is {latent_size}, but start has {start[0].shape[-1]} columns: give one of them")
     if start is None:
         start = (x.new_zeros(len(x), latent_size),) * 2
-    if len(x) == 0 or len(start[0]) != len(x):
-        raise ValueError(
-            f"x has {len(x)} images and start {len(start[0])} rows: give one row for each of 1 or more images"
-        )
-    if steps < 1:
-        raise ValueError(f"steps is {steps}: take at least 1")
-    require_same_shape(*start, "start's logvar")
+    require_posterior(x, *start, sigma)
+    if latent_size not in (None, start[0].shape[1]):
+        raise ValueError(f"latent_size is {latent_size}, but start has {start[0].shape[1]} columns: give one of them")
     codes = torch.cat(start, 1).detach()  # (n, 2 d)
     climb(decode, x, codes, NaturalGradient(codes), sigma, steps, rate, generator, batch_size=batch_size, bar=True)
     return codes.chunk(2, dim=1)
@@ -1192,14 +1470,16 @@ def climb(
     for rows in tqdm(batches, desc="inferring latents", unit="batch", leave=False, disable=not bar):
         for step in range(steps):
             q = codes[rows].requires_grad_()
-            with torch.enable_grad(), mixed_precision(x.device):
-                loss = latent_terms(decode, x[rows], q, sigma, generator, antithetic)["loss"].sum()
-            (gradient,) = torch.autograd.grad(loss, q)
-            optimizer.step(rows, gradient, rate * 0.5 * (1 + math.cos(math.pi * step / steps)))
-    if not codes.isfinite().all():
-        raise FloatingPointError(
-            f"codes are not finite after {steps} steps: check x and decode, or lower rate (now {rate:g})"
-        )
+            try:
+                with torch.enable_grad(), mixed_precision(x.device):
+                    loss = latent_terms(decode, x[rows], q, sigma, generator, antithetic)["loss"].sum()
+                (gradient,) = torch.autograd.grad(loss, q)
+                optimizer.step(rows, gradient, rate * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"step {step + 1} of the codes: {error}; or lower rate (now {rate:g})"
+                ) from error
+    require_finite(codes, codes=codes)
 
 
 def fit_latents(
@@ -1217,12 +1497,12 @@ def fit_latents(
 
     Latent optimization: Bojanowski et al. 2018, with a Gaussian in place of each point. `optimizer` moves
     the codes: NaturalGradient, RowAdam, or a class like them. Cached as `fit` does.
-    Raises ValueError when `start` does not fit, and FloatingPointError when the loss stops being finite.
+    Raises TypeError or ValueError when `start` or `data` do not fit, and FloatingPointError, with epoch and step, when
+    a loss stops being finite.
     """
-    expected = (len(data.train_x), model.latent_size)
-    for name, value in zip(("mu", "logvar"), start, strict=True):
-        if value.shape != expected:
-            raise ValueError(f"start's {name} has shape {tuple(value.shape)}: give it {expected}")
+    require_posterior(data.train_x, *start, config.sigma)
+    if start[0].shape[1] != model.latent_size:
+        raise ValueError(f"mu has shape {tuple(start[0].shape)}: give it {(len(data.train_x), model.latent_size)}")
     record = run_or_recall(train_latents, model, optimizer, data, config, *start, seed=seed, device=device, cache=cache)
     history = pd.DataFrame(record["history"]).set_index("epoch")
     codes = (record["codes"].to(device)).chunk(2, dim=1)
@@ -1253,7 +1533,8 @@ class LatentTrainer(Trainer):
     def run_epoch(self, epoch: int) -> None:
         """Visit every code once, in random order; in the last epoch settle them."""
         if epoch == self.config.epochs and self.config.settling_steps:
-            self.settle()
+            with self.at(epoch, "of settling"):
+                self.settle()
         else:
             super().run_epoch(epoch)
 
@@ -1266,18 +1547,21 @@ class LatentTrainer(Trainer):
         x = self.data.train_x[batch]
         for remaining in reversed(range(config.steps_per_visit)):
             q = self.codes[batch].requires_grad_()  # (batch, 2 d)
-            with mixed_precision(q.device):
-                terms = self.objective(self.model.decode, x, q, config.sigma, self.generator, config.antithetic, beta)
-            loss = terms["loss"].mean()
-            require_finite(loss, epoch, step, config)
-            if remaining:
-                (gradient,) = torch.autograd.grad(loss, q)
-            else:
-                self.optimizer.zero_grad()
-                loss.backward()
-                gradient = q.grad
-                self.optimizer.step()
-            self.of_codes.step(batch, gradient * len(batch), rate)  # each code's own gradient, whatever the batch size
+            with self.at(epoch, step):
+                with mixed_precision(q.device):
+                    terms = self.objective(
+                        self.model.decode, x, q, config.sigma, self.generator, config.antithetic, beta
+                    )
+                loss = terms["loss"].mean()
+                if remaining:
+                    (gradient,) = torch.autograd.grad(loss, q)
+                else:
+                    self.optimizer.zero_grad()
+                    loss.backward()
+                    gradient = q.grad
+                    self.optimizer.step()
+                gradient = gradient * len(batch)  # each code's own, whatever the batch size
+                self.of_codes.step(batch, gradient, rate)
 
     def settle(self) -> None:
         """Take `settling_steps` steps of every code under the decoder as it is."""
@@ -1334,11 +1618,12 @@ def importance_log_prob(
     x: (batch, *event); q(z|x) = N(mu, diag exp logvar), mu and logvar (batch, d); decode: (S, d) -> (S, *event), the
     mean of p(x|z) = N(decode(z), sigma^2 I); p(z) = N(0, I). Burda et al. 2016, equation 8: on average a lower
     bound, with M = 1 the elbo, that rises to log p(x) with M. At most 2,000 draws are decoded at a time.
-    `generator` must be on the device of x. Raises ValueError for num_samples < 1, a sigma that is not positive and
-    finite, shapes that do not fit together and a q that is not finite, and FloatingPointError for images with a
-    weight that is nan or infinite, or with none above zero.
+    `generator` must be on the device of x. Raises TypeError or ValueError for num_samples < 1, a sigma that is not
+    positive and finite, shapes that do not fit together and an x or q that is not finite, and FloatingPointError for
+    images with a weight that is nan or infinite, or with none above zero.
     """
-    require_posterior(x, mu, logvar, sigma=sigma, num_samples=num_samples)
+    require_whole(num_samples=num_samples)
+    require_posterior(x, mu, logvar, sigma)
     batches = list(zip(x.split(200), mu.split(200), logvar.split(200), strict=True))
     parts = []
     for batch in tqdm(batches, desc="importance sampling", unit="batch", leave=False, disable=len(batches) < 5):
@@ -1384,38 +1669,25 @@ def recall_log_prob(
     return LogProb(*(record[name] for name in LogProb._fields)), record["seconds"]
 
 
-def require_posterior(x: Tensor, mu: Tensor, logvar: Tensor, sigma: float, **counts: int) -> None:
-    """Raise ValueError when x (batch, *event) and q(z|x), each (batch, d), do not fit, or a number makes no sense."""
-    if not 0 < sigma < math.inf:
-        raise ValueError(f"sigma is {sigma}: a standard deviation is positive and finite")
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}: give at least 1")
-    if len(x) == 0 or mu.ndim != 2 or len(mu) != len(x):
-        raise ValueError(f"mu has shape {tuple(mu.shape)} and x {len(x)} images: give one row for each of 1 or more")
-    require_same_shape(mu, logvar, "logvar")
-    for name, value in (("mu", mu), ("logvar", logvar)):
-        if not value.isfinite().all():
-            raise ValueError(f"{name} has {int((~value.isfinite()).sum())} entries that are not finite: check q(z|x)")
-
-
-@torch.no_grad()
 def draw_log_weights(x, mu, logvar, decode, sigma: float, draws: int, generator) -> Tensor:
     """log importance weights of `draws` samples z ~ q(z|x) for each image: (draws, batch), float64, on the CPU."""
+    require_whole(draws=draws)
+    require_posterior(x, mu, logvar, sigma)
     x, mu, logvar = (torch.cat([value] * draws) for value in (x, mu, logvar))  # (draws x batch, ...)
-    log_weights = log_weight(x, reparameterize(mu, logvar, generator), mu, logvar, decode, sigma)
+    u = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
+    with torch.no_grad():
+        log_weights = log_weight(x, u, mu, logvar, decode, sigma)
     return log_weights.cpu().double().unflatten(0, (draws, -1))  # (draws x batch,) -> (draws, batch)
 
 
-def log_weight(x, z, mu, logvar, decode, sigma: float) -> Tensor:
-    """log p(x|z) p(z) / q(z|x) in nats, at z (batch, d): (batch,)."""
-    log_prior, log_q = log_normal(z, torch.zeros_like(z), torch.zeros_like(z)), log_normal(z, mu, logvar)
-    return gaussian_log_likelihood(x, decode(z), sigma) + log_prior - log_q
+def log_weight(x, u, mu, logvar, decode, sigma: float) -> Tensor:
+    """log p(x|z) p(z) / q(z|x) in nats, at z = mu + deviation u, which has density N(u; 0, I) / deviation: (batch,).
 
-
-def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
-    """log N(z; mu, diag exp logvar) in nats, constant included. Each (batch, d) -> (batch,)."""
-    return -0.5 * ((z - mu).square() / logvar.exp() + logvar + math.log(2 * math.pi)).sum(1)
+    From u, as z - mu would be lost in rounding where q is narrow. The constants of p(z) and q(z|x) cancel.
+    """
+    z = mu + (0.5 * logvar).exp() * u  # (batch, d)
+    log_prior_over_q = 0.5 * (u.square() - z.square() + logvar).sum(1)
+    return gaussian_log_density(x, decode(z), sigma) + log_prior_over_q
 
 
 def log_power_sums(log_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -1464,11 +1736,11 @@ def annealed_log_prob(
     out that an image's chains share their start. All chains of an image run at once.
     Raises as importance_log_prob does, and ValueError for a step_size that is not positive.
     """
-    counts = {"chains": chains, "temperatures": temperatures, "leapfrogs": leapfrogs}
-    require_posterior(x, mu, logvar, sigma=sigma, **counts)
-    if not step_size > 0:
-        raise ValueError(f"step_size is {step_size}: give a positive number")
+    require_whole(chains=chains, temperatures=temperatures, leapfrogs=leapfrogs)
+    require_positive(step_size=step_size)
+    require_posterior(x, mu, logvar, sigma)
     if exact is not None:
+        require_floats("n d", exact=exact)
         require_same_shape(mu, exact, "exact")
     path = torch.linspace(0, 1, temperatures + 1).tolist()
     parts, accepted = [], 0.0
@@ -1494,13 +1766,15 @@ def anneal(x, mu, logvar, decode, sigma, path, start, leapfrogs, step_size, gene
     Chains live in u = (z - mu) / deviation, where q is N(0, I). Returns their log weights (n,) and the share of
     accepted moves.
     """
-    deviation = (0.5 * logvar).exp()
 
     def log_ratio(u):
-        return log_weight(x, mu + deviation * u, mu, logvar, decode, sigma)
+        return log_weight(x, u, mu, logvar, decode, sigma)
 
-    z = reparameterize(mu, logvar, generator) if start is None else start
-    state = ((z - mu) / deviation, *value_and_gradient(log_ratio, (z - mu) / deviation))
+    if start is None:
+        u = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
+    else:
+        u = (start - mu) / (0.5 * logvar).exp()
+    state = (u, *value_and_gradient(log_ratio, u))
     log_weights, accepted = torch.zeros(len(x), dtype=torch.float64), 0.0
     for before, after in itertools.pairwise(path):
         log_weights += (after - before) * state[1].cpu().double()
@@ -1592,6 +1866,7 @@ def whitening(mean: Tensor, covariance: Tensor) -> Frame:
 
 def monomials(u: Tensor) -> Tensor:
     """1, every u_i and, within blocks, every u_i u_j with i <= j: (g, n, b) -> (n, 1 + g (b + b (b + 1) / 2))."""
+    require_floats("g n b", finite=False, u=u)
     pairs = [u[:, :, i : i + 1] * u[:, :, i:] for i in range(u.shape[2])]  # in the order of torch.triu_indices
     columns = torch.cat([u, *pairs], 2)  # (g, n, b + pairs)
     columns = columns.transpose(0, 1).flatten(1)  # (n, g (b + pairs))
@@ -1826,19 +2101,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _check_settings(self) -> None:
         """Raise ValueError for a setting that makes no sense."""
-        for name in ("n_components", "max_iter", "n_init"):
-            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: give a whole number of at least 1")
-        for name in ("tol", "reg_covar"):
-            if not isinstance(getattr(self, name), Real) or not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least 0")
-        choices = {
-            "covariance_type": ("full", "diag", "spherical"),
-            "init_params": ("kmeans", "k-means++", "random_from_data"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(map(repr, known))}")
+        require_whole(n_components=self.n_components, max_iter=self.max_iter, n_init=self.n_init)
+        require_between(0, tol=self.tol, reg_covar=self.reg_covar)
+        require_choice(("full", "diag", "spherical"), covariance_type=self.covariance_type)
+        require_choice(("kmeans", "k-means++", "random_from_data"), init_params=self.init_params)
 
     def _blocks(self, X: np.ndarray) -> Tensor:
         """(n, d) -> (g, n, b)."""
@@ -1975,8 +2241,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         From random_state: the same at each call where that is a seed, new ones where it is a RandomState.
         """
         check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"n_samples is {n_samples!r}: draw a whole number of at least 1")
+        require_whole(n_samples=n_samples)
         rng, mixture = check_random_state(self.random_state), self._mixture()
         counts = rng.multinomial(n_samples, self.weights_)
         eps = torch.from_numpy(rng.standard_normal((n_samples, self.n_features_in_)))
@@ -2010,10 +2275,14 @@ class FittedPrior:
 
     def informative_part(self, z: Tensor) -> np.ndarray:
         """What the mixture is a density of. z (n, d) -> (n, informative latents)."""
+        require_floats(f"n {len(self.informative)}", z=z)
         return z[:, self.informative].cpu().double().numpy()
 
     def complete(self, part: np.ndarray, others: Tensor) -> Tensor:
         """The z (n, d) of which `part` is the informative part, with its other latents from `others` (n, d)."""
+        require_floats(f"n {len(self.informative)}", others=others)
+        if part.shape != (len(others), int(self.informative.sum())):
+            raise ValueError(f"part has shape {part.shape}: give it {(len(others), int(self.informative.sum()))}")
         z = others.clone()
         z[:, self.informative] = torch.from_numpy(part).to(z)
         return z
@@ -2026,8 +2295,9 @@ class FittedPrior:
     def sample(self, n: int, components: Iterable[int] | None = None) -> Tensor:
         """n new draws in random order, (n, d); of some components only, in the proportions of their weights.
 
-        Raises ValueError for components that are not there.
+        Raises ValueError for n < 1 and for components that are not there.
         """
+        require_whole(n=n)
         mixture = copy.copy(self.mixture)
         if components is not None:
             chosen, count = list(components), len(mixture.weights_)
@@ -2043,7 +2313,11 @@ class FittedPrior:
 
 
 def informative_latents(mu: Tensor, logvar: Tensor) -> Tensor:
-    """The latents of q(z|x) that carry more than 0.1 nats on average, or the most of all: (N, d) -> bool (d,)."""
+    """The latents of q(z|x) that carry more than 0.1 nats on average, or the most of all: (N, d) -> bool (d,).
+
+    Raises TypeError or ValueError when shapes or types do not fit together, or entries are not finite.
+    """
+    require_floats("n d", mu=mu, logvar=logvar)
     kl = kl_per_dimension(mu, logvar).mean(0)
     return kl >= kl.max().clamp(max=0.1)
 
@@ -2053,10 +2327,11 @@ def fit_prior(mu: Tensor, logvar: Tensor, n_components: int, seed: int = 0, draw
 
     mu and logvar: (N, d). Fitted, with full covariances, to `draws` draws from each q(z|x_i), over the
     informative latents. seed: of these draws, of EM's start, and of all that is sampled. "Ex-post density
-    estimation" of Ghosh et al. 2020. Raises ValueError for draws < 1, or fewer draws in all than components.
+    estimation" of Ghosh et al. 2020. Raises TypeError or ValueError for a q that is not finite, for draws < 1, and
+    for fewer draws in all than components.
     """
-    if draws < 1:
-        raise ValueError(f"draws is {draws}: take at least 1 from each q(z|x)")
+    require_whole(draws=draws)
+    require_floats("n d", mu=mu, logvar=logvar)
     generator = make_generator(seed, mu.device)
     z = torch.cat([reparameterize(mu, logvar, generator) for _ in range(draws)])
     mixture = GaussianMixture(n_components, max_iter=500, random_state=np.random.RandomState(seed))
@@ -2072,7 +2347,11 @@ def fit_prior(mu: Tensor, logvar: Tensor, n_components: int, seed: int = 0, draw
 
 @torch.no_grad()
 def judge(classifier: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Penultimate features (n, feature_size) and class probabilities (n, 10), by a classifier in evaluation mode."""
+    """Penultimate features (n, feature_size) and class probabilities (n, 10), by a classifier in evaluation mode.
+
+    Raises TypeError or ValueError for what is not images in [0, 1].
+    """
+    require_images(x=x)
     features = in_batches(classifier.features, x).float()
     return features, classifier.head(features).softmax(1)
 
@@ -2083,20 +2362,38 @@ def class_probabilities(classifier: Classifier, x: Tensor) -> Tensor:
 
 
 def class_consistency(classifier: Classifier, x_hat: Tensor, labels: Tensor) -> float:
-    """Share of reconstructions that the classifier reads as the digit they were made from, in [0, 1]."""
+    """Share of reconstructions that the classifier reads as the digit they were made from, in [0, 1].
+
+    Raises TypeError or ValueError for what is not images in [0, 1] and their labels.
+    """
+    require_labels(labels=labels)
+    require_rows(len(x_hat), labels=labels)
     return (class_probabilities(classifier, x_hat).argmax(1) == labels).float().mean().item()
 
 
 def class_share(probabilities: Tensor) -> Tensor:
-    """Share of images that are read as each digit. Class probabilities (n, 10) -> (10,), sums to one."""
+    """Share of images that are read as each digit. Class probabilities (n, 10) -> (10,), sums to one.
+
+    Raises TypeError or ValueError for what is not probabilities.
+    """
+    require_floats("n 10", probabilities=probabilities)
+    if probabilities.min() < 0 or (probabilities.sum(1) - 1).abs().max() > 1e-3:
+        raise ValueError(
+            f"probabilities has rows that sum to {probabilities.sum(1).min():.3g} or entries below 0: "
+            "give class probabilities, the softmax of logits"
+        )
     return torch.bincount(probabilities.argmax(1).cpu(), minlength=10).double() / len(probabilities)
 
 
 def active_dimensions(mu: Tensor, threshold: float = 0.01) -> Tensor:
     """Which latents move with the image: Var_x(E[z|x]) > threshold. mu (n, d) -> bool (d,).
 
-    Burda et al. 2016, "Importance weighted autoencoders", section 5.2.
+    Burda et al. 2016, "Importance weighted autoencoders", section 5.2. Raises TypeError or ValueError for fewer than
+    two rows, entries that are not finite, and a negative threshold.
     """
+    require_floats("n d", mu=mu)
+    require_whole(2, **{"len(mu)": len(mu)})
+    require_between(0, threshold=threshold)
     return mu.var(0) > threshold
 
 
@@ -2104,10 +2401,12 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """Squared Fréchet distance of the Gaussians fitted to two sets of features, (n, d) and (m, d).
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) with covariances A and B: Heusel et al. 2017,
-    equation 6, there on Inception features. Raises ValueError when d differs or a set has fewer than two rows.
+    equation 6, there on Inception features. Raises TypeError or ValueError when d differs, a set has fewer than two
+    rows, or an entry is not finite.
     """
+    require_floats("n d", features_a=features_a, features_b=features_b)
     for name, features in (("features_a", features_a), ("features_b", features_b)):
-        if features.ndim != 2 or len(features) < 2 or features.shape[1] != features_a.shape[1]:
+        if len(features) < 2 or features.shape[1] != features_a.shape[1]:
             raise ValueError(f"{name} has shape {tuple(features.shape)}: give both (n, d), n >= 2 and the same d")
     a, b = features_a.cpu().double(), features_b.cpu().double()
     cov_a, cov_b = torch.atleast_2d(torch.cov(a.T)), torch.atleast_2d(torch.cov(b.T))  # (d, d)
@@ -2126,6 +2425,7 @@ def picture_quality(features: Tensor, probabilities: Tensor, real_features: Tens
     (m, feature_size) what it says of real ones. Doubtful: a confidence below 90 %. Raises ValueError for fewer than
     two images.
     """
+    require_rows(len(features), probabilities=probabilities)
     confidence, share = probabilities.max(1).values, class_share(probabilities)
     return {
         "Fréchet distance": frechet_distance(features, real_features),
@@ -2165,8 +2465,11 @@ class Report:
     def check(self, claim: str, passed: bool, value: str = "", *, always: bool = False) -> None:
         """Print the claim with ✓ and its value; raise AssertionError when it is false.
 
-        A QUICK run skips, visibly, what needs full training: all but what holds `always`.
+        A QUICK run skips, visibly, what needs full training: all but what holds `always`. Raises TypeError for a
+        `passed` that is no truth value: nan, say, would pass for true.
         """
+        if str(getattr(passed, "dtype", type(passed).__name__)) not in ("bool", "torch.bool"):
+            raise TypeError(f"passed is {passed!r}: give True or False, as a comparison does")
         skipped = self.settings.quick and not always
         detail = f"  ({value})" if value else ""
         if not skipped and not bool(passed):
@@ -2175,15 +2478,20 @@ class Report:
         self.checks.append({"claim": claim, "value": value, "passed": None if skipped else True})
 
     def by_data(self, **values):
-        """The value for the dataset at hand: by_data(mnist=0.993, digits=0.95)."""
+        """The value for the dataset at hand: by_data(mnist=0.993, digits=0.95). ValueError where it is missing."""
+        require_choice(values, **{"the dataset": self.data.name})
         return values[self.data.name]
 
     def result(self, name: str, value: float, unit: str = "", digits: int = 2) -> None:
-        """Keep a headline number for the results table and results.json."""
+        """Keep a headline number for the results table and results.json. Raises ValueError where it is not finite."""
+        require_between(-math.inf, **{name: float(value)})
+        require_whole(0, digits=digits)
         self.results.append({"result": name, "value": round(float(value), digits), "unit": unit, "digits": digits})
 
     def figure(self, figure: plt.Figure, name: str) -> None:
         """Keep `figure`, to be saved as <notebook number>_<name>.png. It is shown by the notebook as usual."""
+        if not re.fullmatch(r"\w+", name):
+            raise ValueError(f"name is {name!r}: give letters, digits and underscores, as of a file")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
         self.figures[f"{self.notebook[:2]}_{name}.png"] = buffer.getvalue()
@@ -2218,8 +2526,10 @@ def show_value(result: Mapping) -> str:
 
 
 def show_source(*functions: Callable) -> None:
-    """Show the code of functions of this file, from their single definition."""
+    """Show the code of functions of this file, from their single definition. Raises ValueError for others."""
     texts = definitions(SOURCE)
+    for function in functions:
+        require_choice(texts, function=getattr(function, "__name__", repr(function)))
     code = "\n\n\n".join(texts[function.__name__] for function in functions)
     display(Markdown(f"```python\n{code}\n```"))  # unlike HTML, shown as code by every viewer of notebooks
 
@@ -2232,7 +2542,8 @@ def show_source(*functions: Callable) -> None:
 def plot_history(
     ax: plt.Axes, history: pd.DataFrame, term: str, label: str, sign: float = 1, log: bool = False
 ) -> None:
-    """Training (solid) and validation (dashed) curves of one term against the epoch."""
+    """Training (solid) and validation (dashed) curves of one term against the epoch. ValueError for an unknown term."""
+    require_choice([name.removeprefix("train_") for name in history if name.startswith("train_")], term=term)
     ax.plot(history.index, sign * history[f"train_{term}"], color="C0", label="training")
     ax.plot(history.index, sign * history[f"validation_{term}"], "--", color="C1", label="validation")
     ax.set(xlabel="epoch", ylabel=label)
@@ -2249,7 +2560,12 @@ GAP = 2  # white pixels between the images of a grid
 
 
 def tile(images: Tensor, columns: int) -> np.ndarray:
-    """Arrange images (n, 1, h, w) row by row in one picture with white gaps: 2-D array."""
+    """Arrange images (n, 1, h, w) row by row in one picture with white gaps: 2-D array.
+
+    Raises TypeError or ValueError for what is not images, and for columns < 1.
+    """
+    require_floats("n 1 h w", images=images)
+    require_whole(columns=columns)
     images = F.pad(images.detach().cpu(), (0, GAP, 0, GAP), value=1.0)
     blank = torch.ones(-len(images) % columns, *images.shape[1:])
     grid = torch.cat([images, blank]).unflatten(0, (-1, columns))  # (rows, columns, 1, h, w)
@@ -2265,7 +2581,11 @@ def show_images(ax: plt.Axes, images: Tensor, columns: int, title: str = "") -> 
 
 
 def image_rows(rows: Mapping[str, Tensor], columns: Iterable[str] = (), scale: float = 0.75) -> plt.Figure:
-    """A figure with one labelled row of images (n, 1, h, w) per entry, and a label over each column."""
+    """A figure with one labelled row of images (n, 1, h, w) per entry, and a label over each column.
+
+    Raises TypeError or ValueError for what is not images, and for no rows at all.
+    """
+    require_whole(**{"len(rows)": len(rows)})
     count = max(len(images) for images in rows.values())
     figure, axes = plt.subplots(len(rows), 1, figsize=(scale * count + 1, scale * len(rows)), squeeze=False)
     for ax, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
@@ -2289,6 +2609,7 @@ class Screen(widgets.HBox):
     """A picture, and text beside it."""
 
     def __init__(self, columns: int = 1, zoom: int = 8):
+        require_whole(columns=columns, zoom=zoom)
         self.columns, self.zoom = columns, zoom
         rigid = {"flex": "0 0 auto"}  # else the picture is stretched, and the text squeezed
         self.picture = widgets.Image(format="png", layout=rigid)
@@ -2318,12 +2639,18 @@ def explore(answer: Callable[..., tuple[Tensor, str]], *controls: widgets.ValueW
 
 def read_aloud(classifier: Classifier, x: Tensor) -> str:
     """What the classifier reads in an image (1, 1, 28, 28), and how sure it is, as HTML."""
+    require_floats("1 1 28 28", x=x)
     confidence, digit = class_probabilities(classifier, x)[0].max(0)
     return f"read as a {digit}<br>{confidence:.0%} sure"
 
 
 def answer_time(control: widgets.ValueWidget, values: Iterable) -> float:
-    """Least seconds between a control's taking a value and the end of what follows from it; it is then put back."""
+    """Least seconds between a control's taking a value and the end of what follows from it; it is then put back.
+
+    Raises ValueError for no values.
+    """
+    values = list(values)
+    require_whole(**{"len(values)": len(values)})
     before, seconds = control.value, []
     for value in values:
         started = time.perf_counter()
@@ -2336,8 +2663,11 @@ def answer_time(control: widgets.ValueWidget, values: Iterable) -> float:
 def latent_map(position: np.ndarray, images: Tensor, labels: np.ndarray, values: np.ndarray) -> widgets.HBox:
     """A map of images by position (n, 2), coloured by label; the one under the mouse is shown with label and value.
 
-    images (n, 1, h, w); labels (n,); values (n,): log p(x) in nats.
+    images (n, 1, h, w); labels (n,); values (n,): log p(x) in nats. Raises TypeError or ValueError where these do not
+    fit together.
     """
+    require_floats("n 1 h w", images=images)
+    require_rows(len(images), position=position, labels=labels, values=values)
     screen = Screen()
     layout = {"width": 640, "height": 560, "hovermode": "closest", "margin": dict.fromkeys("lrb", 10) | {"t": 40}}
     figure = go.FigureWidget(layout=layout | {"template": "plotly_white", "legend_title": "digit"})
@@ -2397,6 +2727,7 @@ class DrawingPad(widgets.HBox):
     """A canvas to draw on with mouse or finger; after each stroke answer(x (1, 1, 28, 28)) -> images, text is shown."""
 
     def __init__(self, answer: Callable[[Tensor], tuple[Tensor, str]], columns: int = 2, size: int = 280):
+        require_whole(size=size)
         self.answer, self.size, self.strokes, self.down = answer, size, [], False
         self.canvas, self.screen = Canvas(width=size, height=size), Screen(columns, zoom=6)
         clear = widgets.Button(description="clear")

@@ -5,7 +5,6 @@ assignment's questions, each with a link to the cell that answers it.
 """
 
 import re
-import shutil
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,7 +86,8 @@ def write_index(
     """
     names = sorted(name for name in results if name in notebooks and (folder / f"{name}.html").exists())
     if figures != folder / "figures":
-        shutil.copytree(figures, folder / "figures", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+        for path in figures.glob("[!.]*"):
+            h.write_whole(folder / "figures" / path.name, path.read_bytes())
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -1,5 +1,7 @@
 """Fixtures shared by the tests."""
 
+import os
+
 import hypothesis
 import matplotlib
 import numpy as np
@@ -12,6 +14,14 @@ import helpers as h
 hypothesis.settings.register_profile("unhurried", deadline=None, max_examples=30)
 hypothesis.settings.load_profile("unhurried")
 matplotlib.use("Agg")
+
+
+def pytest_collection_modifyitems(items):
+    """A QUICK run leaves out what is thorough rather than quick, and says so."""
+    if os.environ.get("QUICK", "") not in ("", "0"):
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.skip(reason="thorough: not in a QUICK run"))
 
 
 @pytest.fixture

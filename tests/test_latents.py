@@ -383,14 +383,14 @@ def test_conv_latents_run_at_the_scale_of_the_settings(data, settings):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 1}, "epochs is 1: give at least 2"),
-        ({"epochs": 0, "settling_steps": 0}, "epochs is 0: give at least 1"),
-        ({"steps_per_visit": 0}, "steps_per_visit is 0: give at least 1"),
-        ({"settling_steps": -1}, "settling_steps is -1: give at least 0"),
-        ({"kl_warm_up": -1}, "kl_warm_up is -1: give at least 0"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0: give a positive number"),
-        ({"code_rate": math.nan}, "code_rate is nan: give a positive number"),
-        ({"sigma": 0.0}, "sigma is 0.0: give a positive number"),
+        ({"epochs": 1}, "epochs is 1: give a whole number of at least 2"),
+        ({"epochs": 0, "settling_steps": 0}, "epochs is 0: give a whole number of at least 1"),
+        ({"steps_per_visit": 0}, "steps_per_visit is 0: give a whole number of at least 1"),
+        ({"settling_steps": -1}, "settling_steps is -1: give a whole number of at least 0"),
+        ({"kl_warm_up": -1}, "kl_warm_up is -1: give a whole number of at least 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0: give a positive, finite number"),
+        ({"code_rate": math.nan}, "code_rate is nan: give a positive, finite number"),
+        ({"sigma": 0.0}, "sigma is 0.0: give a positive, finite number"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
@@ -446,16 +446,24 @@ def test_a_model_without_encoder_says_what_to_do(data):
 
 def test_bad_starts_are_refused(data):
     mu, logvar = pca_start(data)
-    with pytest.raises(ValueError, match=r"start's mu has shape \(399, 4\): give it \(400, 4\)"):
+    with pytest.raises(ValueError, match=r"logvar has shape \(400, 4\): give it \(399, 4\)"):
         fit_small(data, start=(mu[1:], logvar))
-    with pytest.raises(ValueError, match=r"start's logvar has shape \(400, 3\): give it \(400, 4\)"):
+    with pytest.raises(ValueError, match=r"logvar has shape \(400, 3\): give it \(400, 4\)"):
         fit_small(data, start=(mu, logvar[:, 1:]))
 
 
-def test_a_loss_that_is_not_finite_stops_latent_optimization(data):
-    mu, logvar = pca_start(data)
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at epoch 1, step .* or code_rate \(now 0.4\)"):
-        fit_small(data, start=(torch.where(mu > 2, math.nan, mu), logvar))
+@pytest.mark.parametrize("step", [3, 8])  # of 8 in an epoch: noticed in the next, or when the epoch is measured
+def test_what_is_not_finite_stops_latent_optimization(data, step):
+    class Broken(nn.Module):
+        def forward(self, z):
+            self.calls = getattr(self, "calls", 0) + self.training
+            return z * (math.nan if self.calls > step else 1)
+
+    model = small_decoder()
+    model.decoder.insert(0, Broken())
+    place = "epoch 1, step 4" if step < 8 else "epoch 2, step 1"
+    with pytest.raises(FloatingPointError, match=rf"{place}: x_hat has .* not finite.* or code_rate \(now 0.4\)"):
+        fit_small(data, model=model)
 
 
 def test_infer_latents_refuses_what_does_not_fit(data):
@@ -463,20 +471,22 @@ def test_infer_latents_refuses_what_does_not_fit(data):
     zeros = torch.zeros(5, 4)
     with pytest.raises(ValueError, match="start and latent_size are both None"):
         h.infer_latents(decode, x)
-    with pytest.raises(ValueError, match="steps is 0: take at least 1"):
+    with pytest.raises(ValueError, match="steps is 0: give a whole number of at least 1"):
         h.infer_latents(decode, x, latent_size=4, steps=0)
-    with pytest.raises(ValueError, match="x has 5 images and start 4 rows"):
+    with pytest.raises(ValueError, match="mu has 4 rows: give 5, one for each image"):
         h.infer_latents(decode, x, (zeros[1:], zeros[1:]))
-    with pytest.raises(ValueError, match="start's logvar has shape"):
+    with pytest.raises(ValueError, match="logvar has shape"):
         h.infer_latents(decode, x, (zeros, zeros[:, 1:]))
     with pytest.raises(ValueError, match="sigma is 0"):
         h.infer_latents(decode, x, latent_size=4, sigma=0)
-    with pytest.raises(ValueError, match="x has 0 images"):
+    with pytest.raises(ValueError, match=r"x has shape \(0, 1, 28, 28\): give it"):
         h.infer_latents(decode, x[:0], latent_size=4)
     with pytest.raises(ValueError, match="latent_size is 5, but start has 4 columns"):
         h.infer_latents(decode, x, (zeros, zeros), latent_size=5)
-    with pytest.raises(FloatingPointError, match=r"codes are not finite after 100 steps: .* lower rate \(now 0.3\)"):
+    with pytest.raises(ValueError, match="x has 3,920 entries that are not finite"):
         h.infer_latents(decode, x * math.nan, latent_size=4)
+    with pytest.raises(FloatingPointError, match=r"step 1 of the codes: x_hat has .*; or lower rate \(now 0.3\)"):
+        h.infer_latents(lambda z: decode(z) * math.nan, x, latent_size=4)
     with pytest.raises(ValueError, match="x_hat has shape"):
         h.infer_latents(lambda z: z, x, latent_size=4)
 

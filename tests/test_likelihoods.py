@@ -90,7 +90,7 @@ def test_reparameterize_is_set_by_its_generator():
 
 @pytest.mark.parametrize("sigma", [0, -0.4])
 def test_sigma_must_be_positive(sigma):
-    with pytest.raises(ValueError, match=f"sigma is {sigma}: a standard deviation is positive"):
+    with pytest.raises(ValueError, match=f"sigma is {sigma}: give a positive, finite number"):
         h.gaussian_log_likelihood(torch.zeros(1, 2), torch.zeros(1, 2), sigma)
 
 

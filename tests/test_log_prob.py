@@ -175,11 +175,14 @@ def test_images_keep_their_shape_for_the_decoder(data):
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_log_normal_is_that_of_torch(shift):
-    generator = h.make_generator(0)
-    z, mu, logvar = (torch.randn(5, 4, generator=generator) + shift for _ in range(3))
-    expected = distributions.Normal(mu, (0.5 * logvar).exp()).log_prob(z).sum(1)
-    torch.testing.assert_close(h.log_normal(z, mu, logvar), expected)
+def test_a_log_weight_is_that_of_torchs_densities(linear, shift):
+    u, mu, logvar = (torch.randn(40, 3, generator=h.make_generator(s), dtype=torch.float64) + shift for s in range(3))
+    q = distributions.Normal(mu, (0.5 * logvar).exp())
+    z = q.mean + q.stddev * u
+    expected = distributions.Normal(0.0, 1.0).log_prob(z).sum(1) - q.log_prob(z).sum(1)
+    expected += distributions.Normal(linear.decode(z), linear.sigma).log_prob(linear.x).sum(1)
+    weight = h.log_weight(linear.x, u, mu, logvar, linear.decode, linear.sigma)
+    torch.testing.assert_close(weight, expected)
 
 
 # Annealed importance sampling
@@ -283,12 +286,12 @@ BOTH = pytest.mark.parametrize("estimator", [h.importance_log_prob, h.annealed_l
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, m, v: (x, m[1:], v), r"mu has shape \(4, 3\) and x 5 images: give one row for each of 1 or more"),
-        (lambda x, m, v: (x, m[:, :, None], v), r"mu has shape \(5, 3, 1\) and x 5 images"),
-        (lambda x, m, v: (x[:0], m[:0], v[:0]), r"mu has shape \(0, 3\) and x 0 images"),
+        (lambda x, m, v: (x, m[1:], v[1:]), "mu has 4 rows: give 5, one for each image"),
+        (lambda x, m, v: (x, m[:, :, None], v), r"mu has shape \(5, 3, 1\): give it \(n, d\)"),
+        (lambda x, m, v: (x[:0], m[:0], v[:0]), r"x has shape \(0, 6\): give it \(n, ...\), and none of them 0"),
         (lambda x, m, v: (x, m, v[:, 1:]), r"logvar has shape \(5, 2\): give it \(5, 3\)"),
-        (lambda x, m, v: (x, m / 0, v), "mu has 15 entries that are not finite: check q"),
-        (lambda x, m, v: (x, m, v + math.inf), "logvar has 15 entries that are not finite: check q"),
+        (lambda x, m, v: (x, m / 0, v), "mu has 15 entries that are not finite"),
+        (lambda x, m, v: (x, m, v + math.inf), "logvar has 15 entries that are not finite"),
         (lambda x, m, v: (x[:, 1:], m, v), r"x_hat has shape .* give it"),
     ],
 )
@@ -300,18 +303,18 @@ def test_what_does_not_fit_is_refused(estimator, change, message):
 @BOTH
 @pytest.mark.parametrize("sigma", [0.0, -0.4, math.inf, math.nan])
 def test_a_sigma_that_is_no_deviation_is_refused(estimator, sigma):
-    with pytest.raises(ValueError, match=f"sigma is {sigma}: a standard deviation is positive and finite"):
+    with pytest.raises(ValueError, match=f"sigma is {sigma}: give a positive, finite number"):
         estimator(*inputs(), lambda z: z @ torch.ones(3, 6), sigma)
 
 
 @pytest.mark.parametrize("count", [0, -3])
 def test_counts_below_one_are_refused(count):
-    with pytest.raises(ValueError, match=f"num_samples is {count}: give at least 1"):
+    with pytest.raises(ValueError, match=f"num_samples is {count}: give a whole number of at least 1"):
         h.importance_log_prob(*inputs(), lambda z: z @ torch.ones(3, 6), num_samples=count)
     for name in ("chains", "temperatures", "leapfrogs"):
-        with pytest.raises(ValueError, match=f"{name} is {count}: give at least 1"):
+        with pytest.raises(ValueError, match=f"{name} is {count}: give a whole number of at least 1"):
             h.annealed_log_prob(*inputs(), lambda z: z @ torch.ones(3, 6), **{name: count})
-    with pytest.raises(ValueError, match=f"step_size is {count}: give a positive number"):
+    with pytest.raises(ValueError, match=f"step_size is {count}: give a positive, finite number"):
         h.annealed_log_prob(*inputs(), lambda z: z @ torch.ones(3, 6), step_size=count)
 
 

@@ -15,7 +15,7 @@ class Reader(nn.Module):
     """A classifier whose answer is written in the first ten pixels."""
 
     def forward(self, x):
-        return x.flatten(1)[:, :10]
+        return 5 * x.flatten(1)[:, :10]
 
 
 class FeatureReader(nn.Module):
@@ -26,7 +26,7 @@ class FeatureReader(nn.Module):
 
 def images_of(digits):
     x = torch.zeros(len(digits), 1, 28, 28)
-    x.flatten(1)[torch.arange(len(digits)), digits] = 5.0
+    x.flatten(1)[torch.arange(len(digits)), digits] = 1.0
     return x
 
 
@@ -52,7 +52,7 @@ def test_frechet_distance_of_a_shift_and_a_scaling():
 
 @pytest.mark.parametrize(
     ("a", "b", "name"),
-    [((5,), (5, 2), "features_a"), ((5, 2), (5, 3), "features_b"), ((5, 2), (1, 2), "features_b")],
+    [((1, 2), (5, 2), "features_a"), ((5, 2), (5, 3), "features_b"), ((5, 2), (1, 2), "features_b")],
 )
 def test_frechet_distance_refuses_what_has_no_covariance(a, b, name):
     with pytest.raises(ValueError, match=rf"{name} has shape .*give both \(n, d\), n >= 2 and the same d"):
@@ -66,14 +66,14 @@ def test_class_consistency_and_share():
     share = h.class_share(probabilities)
     expected = torch.tensor([0.2, 0.2, 0.4, 0, 0, 0, 0, 0, 0, 0.2], dtype=torch.float64)
     torch.testing.assert_close(share, expected)
-    torch.testing.assert_close(probabilities, x.flatten(1)[:, :10].softmax(1))
+    torch.testing.assert_close(probabilities, (5 * x.flatten(1)[:, :10]).softmax(1))
 
 
 def test_pictures_in_numbers():
     x = images_of([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9])
     x[0] *= 0.1  # logits of 0.5 and 0: a hesitant answer
     features, probabilities = h.judge(FeatureReader(), x)
-    assert torch.equal(features, x.flatten(1)[:, :10])
+    assert torch.equal(features, 5 * x.flatten(1)[:, :10])
     torch.testing.assert_close(probabilities, features.softmax(1))
     quality = h.picture_quality(features, probabilities, features)
     confidence = probabilities.max(1).values

@@ -351,10 +351,10 @@ def test_singular_data_without_regularisation_are_refused_with_the_remedy(case):
         ({"n_components": 2.5}, "n_components is 2.5: give a whole number"),
         ({"max_iter": 0}, "max_iter is 0: give a whole number of at least 1"),
         ({"n_init": -1}, "n_init is -1: give a whole number of at least 1"),
-        ({"tol": -1e-3}, "tol is -0.001: give a number of at least 0"),
-        ({"tol": "small"}, "tol is 'small': give a number of at least 0"),
-        ({"reg_covar": math.nan}, "reg_covar is nan: give a number of at least 0"),
-        ({"reg_covar": math.inf}, "reg_covar is inf: give a number of at least 0"),
+        ({"tol": -1e-3}, "tol is -0.001: give a finite number of at least 0"),
+        ({"tol": "small"}, "tol is 'small': give a finite number of at least 0"),
+        ({"reg_covar": math.nan}, "reg_covar is nan: give a finite number of at least 0"),
+        ({"reg_covar": math.inf}, "reg_covar is inf: give a finite number of at least 0"),
         ({"covariance_type": "tied"}, "covariance_type is 'tied': choose one of 'full', 'diag', 'spherical'"),
         ({"init_params": "random"}, "init_params is 'random': choose one of 'kmeans', 'k-means.*', 'random_from_data'"),
         ({"n_components": 601}, "n_components is 601, but X has n_samples = 600: give at least one sample per comp"),
@@ -392,7 +392,7 @@ def test_bad_data_are_refused():
         mixture.fit(x[:1])
     with pytest.raises(ValueError, match="expecting 3 features"):
         mixture.fit(x).predict(x[:, :2])
-    with pytest.raises(ValueError, match="n_samples is 0: draw a whole number of at least 1"):
+    with pytest.raises(ValueError, match="n_samples is 0: give a whole number of at least 1"):
         mixture.sample(0)
 
 
@@ -476,7 +476,7 @@ def test_a_chosen_component_of_a_fitted_prior_is_sampled_alone():
 
 
 def test_a_fitted_prior_takes_at_least_one_draw():
-    with pytest.raises(ValueError, match="draws is 0: take at least 1"):
+    with pytest.raises(ValueError, match="draws is 0: give a whole number of at least 1"):
         h.fit_prior(torch.zeros(5, 2), torch.zeros(5, 2), 1, draws=0)
 
 

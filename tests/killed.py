@@ -1,0 +1,34 @@
+"""What test_kill.py kills: a module of its own, as its processes import it as they start."""
+
+import torch
+import torch._dynamo  # optimizers import it when the first is made, which takes longer than all the rest
+
+import helpers as h
+
+h.source_hash("fit")  # read and taken apart before the fork: what is to be killed is the training and writing
+
+CONFIG = h.VAEConfig(epochs=2, batch_size=20, snapshots=(1, 2))
+LATENTS = h.LatentConfig(epochs=2, batch_size=20, snapshots=(1,), settling_steps=2)
+
+
+def work(folder):
+    """Train a VAE and free codes, estimate log p(x), report: all through caches and files in `folder`."""
+    torch.set_num_threads(1)
+    generator = h.make_generator(0)
+    x, y = torch.rand(60, 1, 28, 28, generator=generator), torch.arange(60) % 10
+    data = h.Data("digits", x, y, x[:20], y[:20])
+    model = h.build(h.mlp_vae, latent_size=4, hidden=(32,), seed=0)
+    run = h.fit(model, h.vae_objective, data, CONFIG, cache=folder / "cache")
+    start = torch.zeros(60, 4), torch.zeros(60, 4)
+    free = h.fit_latents(h.without_encoder(model), start, data, LATENTS, cache=folder / "cache")
+    q = h.in_batches(h.build(h.mlp_vae, latent_size=4, hidden=(32,), seed=1).encode, x)
+    estimate, _ = h.recall_log_prob(free.model, x, *q, num_samples=20, cache=folder / "cache")
+    settings = h.Settings(output=folder / "figures", cache=folder / "cache")
+    report = h.Report("09_killed", settings, data)
+    report.result("elbo", run.history["validation_elbo"].iloc[-1], "nats", digits=9)
+    report.result("log p(x)", estimate.log_prob.mean(), "nats", digits=9)
+    report.result("codes", free.mu.double().square().sum(), digits=9)
+    figure = h.plt.figure()
+    report.figure(figure, "empty")
+    h.plt.close(figure)
+    report.finish()

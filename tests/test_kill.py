@@ -1,0 +1,147 @@
+"""Killed anywhere: what is trained, cached and reported is in the end the same as without a disturbance."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import killed
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+import helpers as h
+
+pytestmark = pytest.mark.thorough
+
+
+def outcome(folder):
+    """What an undisturbed run leaves: its results, and the names of its files."""
+    results = json.loads((folder / "figures" / "results.json").read_text())["09_killed"]["results"]
+    return results, sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.name.endswith(".lock"))
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Makes processes that have everything imported as they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(h.PROJECT)]))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["killed"])
+        yield context.Process
+
+
+def test_thirty_kills_at_random_moments_change_no_result(processes, tmp_path):
+    def run(folder, seconds=None):
+        """Run to the end, or for so many seconds. Returns the time it took and how it ended."""
+        began, process = time.monotonic(), processes(target=killed.work, args=(folder,))
+        process.start()
+        if seconds is not None:
+            time.sleep(seconds)
+            process.kill()
+        process.join(300)
+        return time.monotonic() - began, process.exitcode
+
+    assert run(tmp_path / "warm-up")[1] == 0
+    duration, code = run(tmp_path / "undisturbed")
+    assert code == 0
+    expected = outcome(tmp_path / "undisturbed")
+    assert len(expected[0]) == 3
+    rng, kills = random.Random(0), 0
+    for kill in range(30):
+        folder = tmp_path / f"killed-{kill}"
+        folder.mkdir()
+        kills += run(folder, rng.uniform(0, duration))[1] == -signal.SIGKILL
+        assert run(folder)[1] == 0
+        assert outcome(folder) == expected
+    assert kills >= 20  # the others had ended before
+
+
+# `make run`, killed between and inside notebooks
+
+NOTEBOOK = """import sys
+sys.path.insert(0, PROJECT)
+import time
+import helpers as h
+import torch
+settings = h.Settings.from_environment()
+data = h.load_data("digits", per_class=30, seed=settings.seed, test_size=50)
+report = h.Report(NAME, settings, data)
+model = h.build(h.mlp_vae, latent_size=4, hidden=(32,), seed=SEED)
+run = h.fit(model, h.vae_objective, data, h.VAEConfig(epochs=4, snapshots=()), cache=settings.cache)
+time.sleep(1)
+figure = h.plt.figure()
+report.figure(figure, "empty")
+report.result("elbo", run.history["validation_elbo"].iloc[-1], "nats", digits=9)
+report.finish()"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project of two small notebooks, with the code of this one."""
+    folder = tmp_path / "project"
+    (folder / "notebooks").mkdir(parents=True)
+    for name in ("helpers.py", "study.py", "publish.py", "index.html.jinja", "assignment.toml", "requirements.txt"):
+        shutil.copy2(h.PROJECT / name, folder)
+    shutil.copy2(h.PROJECT / "Makefile", folder)
+    for number, name in enumerate(("08_first", "09_second")):
+        code = NOTEBOOK.replace("PROJECT", repr(str(folder))).replace("NAME", repr(name)).replace("SEED", str(number))
+        cells = [new_markdown_cell(f"# {name}"), new_code_cell(code)]
+        nbformat.write(new_notebook(cells=cells), folder / "notebooks" / f"{name}.ipynb")
+    return folder
+
+
+def make_run(folder, tmp_path, seconds=None):
+    """`make run`, to the end or for so many seconds; what was killed may leave no kernel behind."""
+    leave_out = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "NOTEBOOKS", "OUTPUT", "CACHE", "SEED", "QUICK", "DATA")
+    environ = {name: value for name, value in os.environ.items() if name not in leave_out}
+    command = ["make", "-o", ".venv/installed", "run", f"BIN={Path(sys.executable).parent}", "JOBS=1"]
+    command.append("NOTEBOOKS=notebooks/08_first.ipynb notebooks/09_second.ipynb")
+    process = subprocess.Popen(
+        command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    if seconds is not None:
+        time.sleep(seconds)
+        family = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        deadline = time.monotonic() + 60
+        while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in family):
+            assert time.monotonic() < deadline, "a kernel has outlived the run that was killed"
+            time.sleep(0.1)
+        return
+    out = process.communicate()[0].decode()
+    assert process.returncode == 0, out
+
+
+def reported(folder):
+    """The results, the pages without what differs from run to run, and all files."""
+    report = folder / "report"
+    results = json.loads((report / "figures" / "results.json").read_text())
+    pages = [re.sub(r'id="[^"]*"', "", page.read_text()) for page in sorted(report.glob("*.html"))]
+    digests = [hashlib.sha256(page.encode()).hexdigest() for page in pages]
+    files = sorted(str(p.relative_to(report)) for p in report.rglob("*") if not p.name.endswith(".lock"))
+    return results, digests, files
+
+
+def test_a_killed_make_run_is_finished_by_the_next(project, tmp_path):
+    began = time.monotonic()
+    make_run(project, tmp_path)
+    duration = time.monotonic() - began
+    expected = reported(project)
+    assert set(expected[0]) == {"08_first", "09_second"}
+    for share in (0.25, 0.5, 0.7, 0.9):
+        for folder in ("report", ".cache"):
+            shutil.rmtree(project / folder)
+        make_run(project, tmp_path, share * duration)
+        make_run(project, tmp_path)
+        assert reported(project) == expected
