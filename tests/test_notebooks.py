@@ -108,7 +108,7 @@ FROM_ELSEWHERE = {
         **dict.fromkeys(["98.43", "99.22", "99.19", "15"], "reported by others, and after 15 epochs"),
         "2,000": "per class; 20,000 in all",
     },
-    "02_amortized_vae": {"392": "a layer that the description names", "196": "the same"},
+    "02_amortized_vae": {"392": "a layer that the description names"},
     "03_latent_optimization": {"784": "pixels", "0.0012": "the learning rate of VAEConfig"},
     "04_sampling": {"128": "features of the classifier"},
     "05_log_probability": {
