@@ -395,6 +395,7 @@ CASES = {
     "frechet_distance": [
         ("features_b has shape", lambda: h.frechet_distance(rows(), rows(4))),
         ("features_a has shape", lambda: h.frechet_distance(rows()[:1], rows())),
+        ("features_a has shape", lambda: h.frechet_distance(rows()[0], rows())),
         ("features_a has 1 entries", lambda: h.frechet_distance(poisoned(rows()), rows())),
         ("features_b is ndarray", lambda: h.frechet_distance(rows(), rows().numpy())),
     ],
