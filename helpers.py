@@ -188,6 +188,12 @@ def one_at_a_time(path: Path):
         lock.release()
 
 
+def write_in_turn(path: Path, payload: bytes) -> None:
+    """write_whole, one process at a time. Raises OSError."""
+    with one_at_a_time(path):
+        write_whole(path, payload)
+
+
 @functools.cache
 def bare_source(source: str) -> str:
     """Python source without comments, docstrings and blank lines: what decides how code behaves."""
@@ -530,17 +536,19 @@ def fetch_mnist(folder: Path) -> None:
     deadline = time.monotonic() + 300
     for name, md5 in MNIST_MD5.items():
         path = folder / name
-        if md5_of(path) is None:
+        found = md5_of(path)
+        if found is None:
             urls = [f"{mirror}{name}.gz" for mirror in mnist.mirrors]
             with one_at_a_time(path):
-                if md5_of(path) is None:
+                found = md5_of(path)  # another process may have brought it meanwhile
+                if found is None:
                     content = gzip.decompress(download(urls, packed_md5[f"{name}.gz"], deadline))
                     try:
                         write_whole(path, content)
                     except OSError as error:
                         remedy = "make room, or set MNIST_ROOT to a folder that you may write to"
                         raise OSError(f"{path} cannot be written ({error.strerror}): {remedy}") from error
-        found = md5_of(path)
+                    found = md5_of(path)
         if found != md5:
             raise DamagedFile(f"{path} is damaged (MD5 {found}, not {md5}): delete it, and it is downloaded anew")
 
@@ -2502,7 +2510,7 @@ class Report:
         Nothing is written before: a notebook that fails leaves the pictures and numbers of its last success.
         """
         for name, picture in self.figures.items():
-            write_whole(self.settings.output / name, picture)
+            write_in_turn(self.settings.output / name, picture)
         path = self.settings.output / "results.json"
         part = {
             "data": self.data.name,

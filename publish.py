@@ -74,7 +74,7 @@ PAGE_STYLE = """<style>
 
 def write_page(folder: Path, name: str, notebook: NotebookNode) -> None:
     """One page of the report."""
-    h.write_whole(folder / f"{name}.html", PageExporter().page(notebook).encode())
+    h.write_in_turn(folder / f"{name}.html", PageExporter().page(notebook).encode())
 
 
 def write_index(
@@ -87,7 +87,7 @@ def write_index(
     names = sorted(name for name in results if name in notebooks and (folder / f"{name}.html").exists())
     if figures != folder / "figures":
         for path in figures.glob("[!.]*"):
-            h.write_whole(folder / "figures" / path.name, path.read_bytes())
+            h.write_in_turn(folder / "figures" / path.name, path.read_bytes())
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -96,7 +96,7 @@ def write_index(
         chapters=[describe(name, notebooks[name], results[name]) for name in names],
         groups=answered({name: results[name] for name in names}, notebooks),
     )
-    h.write_whole(folder / "index.html", page.encode())
+    h.write_in_turn(folder / "index.html", page.encode())
     return folder / "index.html"
 
 

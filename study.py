@@ -193,7 +193,7 @@ def refresh(paths: list[Path], jobs: int = 1) -> None:
         def keep(path: Path, notebook: NotebookNode) -> None:
             entry = json.loads((settings.output / "results.json").read_text())[path.stem]
             stamp(notebook, entry)
-            h.write_whole(path, nbformat.writes(notebook).encode() + b"\n")
+            h.write_in_turn(path, nbformat.writes(notebook).encode() + b"\n")
             tqdm.write(f"\n{path.stem}\n{results_table(entry)}\n")
 
         execute_all(paths, jobs, keep)

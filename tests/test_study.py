@@ -170,6 +170,18 @@ def test_the_report_of_stored_notebooks_executes_nothing(small, capsys):
     assert str(folder / "index.html") in capsys.readouterr().out
 
 
+def test_what_a_killed_command_left_half_written_is_removed(small):
+    folder = small.parent
+    (folder / "report" / "figures").mkdir(parents=True)
+    halves = [".09_small.ipynb", "report/.09_small.html", "report/.index.html", "report/figures/.09_picture.png"]
+    for half in halves:
+        (folder / f"{half}.abc.part").write_bytes(b"half")
+    study.refresh([small])
+    (folder / "figures" / "09_picture.png").write_bytes(b"a picture")
+    study.report([small])
+    assert not [*folder.rglob("*.part")]
+
+
 def test_a_failing_cell_leaves_the_stored_notebook_as_it_was(small):
     notebook = nbformat.read(small, as_version=4)
     notebook.cells[2].source = 'report.check("two is three", 2 == 3)'
