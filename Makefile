@@ -1,5 +1,5 @@
 # QUICK=1, SEED=n, DATA=digits, MNIST_ROOT=folder and JOBS=n may be put before any of these.
-.PHONY: run test test-code test-notebooks report lab bench refresh lint hooks clean
+.PHONY: run test test-code test-notebooks report lab bench mutate refresh lint hooks clean
 PYTHON ?= python3
 BIN := .venv/bin
 # in an order in which none waits long for what another trains
@@ -34,6 +34,11 @@ bench: .venv/installed   ## 70 minutes: speed beside what one would pick instead
 	$(BIN)/pip install --quiet --constraint requirements.txt --requirement benchmarks/requirements.txt
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/bench.py --output $(BENCH)
 
+mutate: .venv/installed  ## 45 minutes: change the maths of helpers.py in each place, and see a unit test fail
+	$(BIN)/pip install --quiet --constraint requirements.txt --constraint constraints.txt mutmut==3.8.1
+	rm -rf mutants
+	$(BIN)/python tests/mutation.py
+
 refresh: .venv/installed ## execute in place, from nothing: the stored outputs and figures/
 	$(BIN)/python study.py refresh --jobs $(JOBS) $(NOTEBOOKS)
 
@@ -46,7 +51,7 @@ hooks: .venv/installed   ## for contributors: tidy at each commit, and readable 
 	git config merge.jupyternotebook.driver '"$(CURDIR)/$(BIN)/git-nbmergedriver" merge %O %A %B %L %P'
 
 clean:                   ## remove trained models and reports
-	rm -rf .cache report
+	rm -rf .cache report mutants
 
 .venv/installed: requirements.txt constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

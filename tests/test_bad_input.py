@@ -446,9 +446,10 @@ CASES = {
 }  # fmt: skip
 
 FLAT = [(name, message, call) for name, cases in CASES.items() for message, call in cases]
+NAMES = [f"{name}-{message}".replace("\\", "") for name, message, _ in FLAT]  # as pytest escapes it anew each time
 
 
-@pytest.mark.parametrize(("name", "message", "call"), FLAT, ids=[f"{name}-{message}" for name, message, _ in FLAT])
+@pytest.mark.parametrize(("name", "message", "call"), FLAT, ids=NAMES)
 def test_bad_input_is_refused_with_argument_value_and_remedy(name, message, call):
     with pytest.raises((ValueError, TypeError, FloatingPointError)) as caught:
         call()

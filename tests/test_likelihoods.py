@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import distributions
+from torch import distributions, nn
 
 import helpers as h
 
@@ -86,6 +86,34 @@ def test_reparameterize_is_set_by_its_generator():
     draws = [h.reparameterize(mu, mu, h.make_generator(seed)) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_the_vaes_objective_is_made_of_torchs_densities(likelihood):
+    model = h.build(h.mlp_vae, latent_size=4, hidden=(32,), seed=0).eval()
+    x = torch.rand(7, 1, 28, 28, generator=h.make_generator(1))
+    config = h.VAEConfig(likelihood=likelihood, sigma=0.3, beta=3.0)
+    terms = h.vae_objective(model, x, None, config, h.make_generator(0))
+    mu, logvar = model.encode(x)
+    z = h.reparameterize(mu, logvar, h.make_generator(0))
+    if likelihood == "gaussian":
+        pixels = distributions.Normal(model.decode(z), 0.3).log_prob(x)
+    else:  # of values between 0 and 1, too
+        pixels = -nn.functional.binary_cross_entropy_with_logits(model.decode_logits(z), x, reduction="none")
+    log_likelihood = pixels.sum((1, 2, 3))
+    q, prior = distributions.Normal(mu, (0.5 * logvar).exp()), distributions.Normal(0.0, 1.0)
+    kl = distributions.kl_divergence(q, prior).sum(1)
+    expected = {"log_likelihood": log_likelihood, "kl_divergence": kl, "elbo": log_likelihood - kl}
+    torch.testing.assert_close(terms, expected | {"loss": 3 * kl - log_likelihood})
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("likelihood", [lambda a, b: h.gaussian_log_likelihood(a, b, 1.0), h.bernoulli_log_likelihood])
+def test_a_result_that_is_not_finite_is_no_bad_argument_but_a_failed_computation(likelihood, position):
+    arguments = [torch.ones(2, 3), torch.ones(2, 3)]
+    arguments[position][0, 1] = math.nan
+    with pytest.raises(FloatingPointError, match="has 1 entries that are not finite"):
+        likelihood(*arguments)
 
 
 @pytest.mark.parametrize("sigma", [0, -0.4])

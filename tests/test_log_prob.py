@@ -216,6 +216,43 @@ def test_one_step_of_annealing_is_importance_sampling(linear):
     torch.testing.assert_close(annealed.std_error, linear.estimate(50, *q).std_error)
 
 
+def test_one_step_backwards_weighs_the_exact_draw_itself(linear):
+    q, _ = linear.wrong()
+    run, _ = anneal(linear, q, temperatures=1, chains=1, exact=linear.z)
+    weight = h.log_weight(linear.x, (linear.z - q[0]) / (0.5 * q[1]).exp(), *q, linear.decode, linear.sigma)
+    torch.testing.assert_close(run.log_prob, weight)
+
+
+@pytest.mark.parametrize(("temperatures", "images"), [(1, 40), (4, 40), (1, 250)])
+def test_tiny_steps_of_annealing_are_all_accepted(temperatures, images):
+    linear = Linear(images)  # 250: in batches
+    _, acceptance = anneal(linear, temperatures=temperatures, step_size=1e-6)
+    assert acceptance == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_annealing_decodes_once_for_each_leapfrog_of_each_temperature(linear, backwards):
+    calls = []
+
+    def decode(z):
+        calls.append(len(z))
+        return linear.decode(z)
+
+    exact = linear.z if backwards else None
+    h.annealed_log_prob(
+        linear.x, *linear.wrong()[0], decode, linear.sigma, exact=exact, chains=2, temperatures=7, leapfrogs=3
+    )
+    assert calls == [80] * (1 + 7 * 3)
+
+
+def test_annealing_by_default(linear):
+    q, _ = linear.wrong()
+    arguments = linear.x[:3], q[0][:3], q[1][:3], linear.decode
+    default = h.annealed_log_prob(*arguments, generator=h.make_generator(0))
+    options = {"chains": 10, "temperatures": 100, "leapfrogs": 5, "step_size": 0.2}
+    assert default[1] == h.annealed_log_prob(*arguments, 0.4, **options, generator=h.make_generator(0))[1]
+
+
 def test_annealing_forwards_and_backwards_encloses_the_truth():
     """On average over images simulated from the model, and so tightly that a wrong sign or density would show."""
     linear = Linear(images=400, seed=3)
@@ -248,6 +285,20 @@ def test_a_hamiltonian_move_leaves_its_density_as_it_is():
     torch.testing.assert_close(state[2], 1 - state[0])
     assert 0.5 < sum(rates) / 5 < 0.99  # some moves were refused: accepting all would not have kept the density
     assert (state[0] != u).all(1).float().mean() > 0.9
+
+
+def test_a_hamiltonian_move_is_a_leapfrog_in_double_precision():
+    """Without the likelihood (b = 0) one step is u - s^2 u / 2 + s p, with momenta p of the same format as u."""
+    u = torch.randn(50, 2, generator=h.make_generator(1), dtype=torch.float64)
+    zeros = torch.zeros(50).double(), torch.zeros(50, 2).double()
+    (moved, *_), rate = h.hamiltonian_move(
+        lambda u: 0 * u.sum(1), (u, *zeros), 0.0, 1, 0.01, generator := h.make_generator(0)
+    )
+    momentum = torch.randn(50, 2, generator=(again := h.make_generator(0)), dtype=torch.float64)
+    torch.testing.assert_close(moved, u - 0.5 * 0.01**2 * u + 0.01 * momentum, rtol=1e-12, atol=1e-12)
+    assert rate == 1
+    torch.rand(50, generator=again, dtype=torch.float64)  # what decides on each
+    assert torch.equal(generator.get_state(), again.get_state())
 
 
 def test_a_move_into_the_impossible_is_refused():

@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.cluster import kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture as Peer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import distributions
@@ -423,6 +425,97 @@ def test_every_start_finds_separate_clusters(init_params):
     mixture = h.GaussianMixture(2, init_params=init_params, random_state=0).fit(x)
     np.testing.assert_allclose(np.sort(mixture.means_[:, 0]), [x[:100, 0].mean(), x[100:, 0].mean()])
     assert len(set(mixture.fit_predict(x)[:100])) == 1
+
+
+@pytest.mark.parametrize("init_params", ["k-means++", "random_from_data"])
+def test_a_first_clustering_is_by_the_nearest_of_the_samples_drawn(init_params):
+    x = blobs(count=5) + 100
+    mixture = h.GaussianMixture(5, init_params=init_params)
+    if init_params == "k-means++":
+        _, chosen = kmeans_plusplus(x - x.mean(0), 5, random_state=np.random.RandomState(3))
+    else:
+        chosen = np.random.RandomState(3).choice(len(x), 5, replace=False)
+    found = mixture._labels(x, np.random.RandomState(3))
+    np.testing.assert_array_equal(found, pairwise_distances_argmin(x, x[chosen]))
+
+
+def test_as_many_samples_as_components_are_each_drawn_once():
+    x = np.random.default_rng(0).normal(size=(8, 2))
+    for seed in range(5):
+        labels = h.GaussianMixture(8, init_params="random_from_data")._labels(x, np.random.RandomState(seed))
+        assert sorted(labels.tolist()) == list(range(8))
+
+
+def test_a_start_is_made_of_the_moments_of_each_cluster():
+    """In parts of the samples, too: 20,000 in ten dimensions are several."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 10)) @ rng.normal(size=(10, 10))
+    labels = torch.from_numpy(rng.integers(0, 3, len(x)))
+    mixture = h.GaussianMixture(3)
+    assert len(list(h.with_monomials(mixture._blocks(x)))) > 2
+    start = mixture._start(labels, mixture._blocks(x), lambda covariances: covariances)
+    for k in range(3):
+        own = x[labels == k]
+        np.testing.assert_allclose(start.weights[k], len(own) / len(x))
+        np.testing.assert_allclose(start.means[k, 0], own.mean(0), atol=1e-10)
+        np.testing.assert_allclose(start.covariances[k, 0], np.cov(own.T, bias=True), rtol=1e-9, atol=1e-9)
+
+
+def test_whitening_takes_any_mean_and_covariance_to_0_and_1():
+    rng = np.random.default_rng(0)
+    roots = torch.from_numpy(rng.normal(size=(2, 4, 4)) * [1e-3, 1.0, 1e3, 1e6])  # columns of different units
+    mean, covariance = torch.from_numpy(rng.normal(size=(2, 1, 4))), roots.mT @ roots
+    frame = h.whitening(mean, covariance)
+    identity = torch.eye(4).double().expand(2, 4, 4)
+    torch.testing.assert_close(frame.forward.mT @ covariance @ frame.forward, identity, atol=1e-9, rtol=0)
+    torch.testing.assert_close(frame.backward @ frame.forward, identity, atol=1e-9, rtol=0)
+    assert (frame.enter(mean) == 0).all()
+    torch.testing.assert_close(frame.log_volume(), -torch.linalg.slogdet(frame.forward).logabsdet.sum())
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_frame_whitens_the_data_as_far_as_the_covariance_type_sees_them(covariance_type):
+    x = blobs() * [1.0, 10.0, 100.0] + 5
+    mixture = h.GaussianMixture(covariance_type=covariance_type)
+    u = mixture._frame(mixture._blocks(x)).enter(mixture._blocks(x))
+    torch.testing.assert_close(u.mean(1), torch.zeros_like(u.mean(1)))
+    covariance = u.mT @ u / u.shape[1]
+    expected = torch.eye(u.shape[2]).double().expand_as(covariance)
+    if covariance_type == "spherical":  # one unit for all: the variances are 1 in their mean
+        covariance, expected = covariance.mean(0), expected[0]
+        torch.testing.assert_close(u.var((1, 2)) / u.var((1, 2))[0], torch.from_numpy(x.var(0) / x.var(0)[0]))
+    torch.testing.assert_close(covariance, expected)
+
+
+def test_a_start_that_is_given_in_full_is_taken_once_and_as_it_is(monkeypatch):
+    x, runs, original = blobs(), [], h.maximize_likelihood
+    monkeypatch.setattr(h, "maximize_likelihood", lambda *a: runs.append(a) or original(*a))
+    monkeypatch.setattr(h.GaussianMixture, "_labels", lambda *a: pytest.fail("it looked for a start of its own"))
+    given = {"n_components": 2, "n_init": 3, "means_init": x[:2].round().astype(int)}
+    # thirds, as exact as they were written; whole numbers are numbers, too
+    given |= {"weights_init": [0.3333333, 0.6666666], "precisions_init": np.stack([3 * np.eye(3, dtype=int)] * 2)}
+    whole = h.GaussianMixture(**given, max_iter=200).fit(x)
+    assert len(runs) == 1
+    given |= {"means_init": x[:2].round(), "precisions_init": np.stack([3 * np.eye(3)] * 2)}
+    np.testing.assert_array_equal(whole.means_, h.GaussianMixture(**given, max_iter=200).fit(x).means_)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_precision_may_be_asymmetric_by_rounding_and_by_no_more(scale):
+    def fit(upper, lower):
+        precision = scale * np.array([[2.0, upper], [lower, 2.0]])
+        return h.GaussianMixture(1, precisions_init=precision[None]).fit(blobs(size=2))
+
+    fit(1.0, 1.000001)
+    fit(0.0, 0.000001)
+    for upper, lower in ((1.0, 1.000005), (0.5, 0.3), (0.0, 0.1)):
+        with pytest.raises(ValueError, match="precisions_init .* not symmetric"):
+            fit(upper, lower)
+
+
+def test_one_sample_is_drawn_by_default():
+    drawn, components = h.GaussianMixture(2, random_state=0).fit(blobs()).sample()
+    assert (drawn.shape, components.shape) == ((1, 3), (1,))
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

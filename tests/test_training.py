@@ -76,22 +76,6 @@ def test_build_is_set_by_its_seed_and_leaves_the_global_generator_alone():
     assert not torch.equal(first["encoder.1.weight"], other["encoder.1.weight"])
 
 
-def test_vae_objective_terms(data, generator):
-    model, x, y = h.build(small_vae, seed=0).eval(), data.train_x[:7], data.train_y[:7]
-    config = replace(TINY_VAE, beta=3.0)
-    terms = h.vae_objective(model, x, y, config, h.make_generator(0))
-    mu, logvar = model.encode(x)
-    z = h.reparameterize(mu, logvar, h.make_generator(0))
-    log_likelihood = h.gaussian_log_likelihood(x, model.decode(z), 0.4)
-    torch.testing.assert_close(terms["log_likelihood"], log_likelihood)
-    torch.testing.assert_close(terms["kl_divergence"], h.kl_divergence(mu, logvar))
-    torch.testing.assert_close(terms["elbo"], log_likelihood - h.kl_divergence(mu, logvar))
-    torch.testing.assert_close(terms["loss"], 3 * h.kl_divergence(mu, logvar) - log_likelihood)
-    assert {t.shape for t in terms.values()} == {(7,)}
-    bernoulli = h.vae_objective(model, x, y, replace(config, likelihood="bernoulli"), h.make_generator(0))
-    torch.testing.assert_close(bernoulli["log_likelihood"], h.bernoulli_log_likelihood(x, model.decode_logits(z)))
-
-
 def test_an_unknown_likelihood_is_refused():
     with pytest.raises(ValueError, match="likelihood is 'laplace': choose one of 'gaussian', 'bernoulli'"):
         h.VAEConfig(likelihood="laplace")

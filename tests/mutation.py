@@ -1,0 +1,120 @@
+"""Mutation testing of the maths of helpers.py: what `make mutate` runs, on the unit tests alone.
+
+mutmut changes one place at a time (a sign, a number, an argument) and runs the tests that reach it. In each part at
+least nine of ten mutants must be killed, and every survivor must have its reason in survivors.toml. Name parts, as in
+`.venv/bin/python tests/mutation.py EM`, to look at these alone; what did not change since is not run again.
+"""
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+PARTS = {
+    "likelihoods and KL": (
+        "gaussian_log_likelihood",
+        "gaussian_log_density",
+        "bernoulli_log_likelihood",
+        "kl_divergence",
+        "kl_per_dimension",
+        "reparameterize",
+    ),
+    "elbo": ("vae_objective", "elbo_terms", "latent_terms", "latent_elbo", "require_posterior"),
+    "estimators": (
+        "importance_log_prob",
+        "draw_log_weights",
+        "log_weight",
+        "log_power_sums",
+        "log_mean_weight",
+        "annealed_log_prob",
+        "anneal",
+        "value_and_gradient",
+        "hamiltonian_move",
+    ),
+    "EM": (
+        "Frame",
+        "whitening",
+        "monomials",
+        "safe_cholesky",
+        "JointDensity",
+        "expectation_step",
+        "maximization_step",
+        "split_widest",
+        "count_monomials",
+        "with_monomials",
+        "maximize_likelihood",
+        "GaussianMixture",
+    ),
+}
+KILLED = 0.9  # the share that must be
+SURVIVORS = Path(__file__).with_name("survivors.toml")
+
+
+def name_of(mutant: str) -> str:
+    """The function or class that a mutant is of: helpers.xǁFrameǁenter__mutmut_1 -> Frame."""
+    bare = mutant.removeprefix("helpers.x").rsplit("__mutmut_", 1)[0]
+    return bare.split("ǁ")[1] if "ǁ" in bare else bare.removeprefix("_")
+
+
+def change(mutant: str) -> str:
+    """What the mutant changes: "- old" and "+ new", a line each."""
+    command = [Path(sys.executable).parent / "mutmut", "show", mutant]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = [line for line in told.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    return "\n".join(f"{line[0]} {line[1:].strip()}" for line in lines)
+
+
+def known_reasons() -> dict[str, str]:
+    """Why a mutant may survive, by what it changes."""
+    groups = tomllib.loads(SURVIVORS.read_text())["group"]
+    return {text.strip(): group["reason"] for group in groups for text in group["mutants"]}
+
+
+def judge(part: str, outcomes: Mapping[str, str], changes: Mapping[str, str], reasons: Mapping[str, str]) -> list[str]:
+    """What is wrong with a part: too few mutants killed, one not tested, a survivor without a reason. Prints the share.
+
+    outcomes: mutmut's word for the end of each mutant; changes: of the survivors. An endless loop is noticed, too.
+    """
+    survivors = [mutant for mutant, outcome in outcomes.items() if outcome not in ("killed", "timeout")]
+    share = 1 - len(survivors) / len(outcomes)
+    print(f"{part}: {len(outcomes) - len(survivors)} of {len(outcomes)} mutants killed, {share:.1%}")
+    wrong = [f"{part}: {share:.1%} killed, less than {KILLED:.0%}"] if share < KILLED else []
+    for mutant in survivors:
+        if outcomes[mutant] != "survived":
+            wrong.append(f"{mutant}: {outcomes[mutant]}")
+        elif changes[mutant] not in reasons:
+            wrong.append(f"{mutant} survived, without a reason in {SURVIVORS.name}:\n{changes[mutant]}")
+    return wrong
+
+
+def run_mutmut(parts: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Let mutmut make the mutants of these parts and test them. Returns how each ended, by part."""
+    from mutmut.stats import status_by_exit_code
+
+    patterns = [form.format(name) for part in parts for name in PARTS[part] for form in ("x_{}__mutmut_*", "xǁ{}ǁ*")]
+    command = [Path(sys.executable).parent / "mutmut", "run", *(f"helpers.{pattern}" for pattern in patterns)]
+    subprocess.run(command, check=True)
+    codes = json.loads(Path("mutants/helpers.py.meta").read_text())["exit_code_by_key"]
+    return {
+        part: {mutant: status_by_exit_code[code] for mutant, code in codes.items() if name_of(mutant) in PARTS[part]}
+        for part in parts
+    }
+
+
+def main() -> int:
+    """Test the parts named, or all, and report. Returns 1 where something is wrong."""
+    ends, wrong = run_mutmut(sys.argv[1:] or PARTS), []
+    for part, outcomes in ends.items():
+        survivors = [mutant for mutant, outcome in outcomes.items() if outcome == "survived"]
+        changes = {mutant: change(mutant) for mutant in tqdm(survivors, desc="survivors", leave=False)}
+        wrong += judge(part, outcomes, changes, known_reasons())
+    print(*wrong, sep="\n\n")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
