@@ -144,7 +144,10 @@ CASES = {
         ("sigma is 'wide'", lambda: h.gaussian_log_likelihood(images(), images(), "wide")),
         ("x_hat has shape", lambda: h.gaussian_log_likelihood(images(), images(4), 0.4)),
         ("x has shape", lambda: h.gaussian_log_likelihood(images(0), images(0), 0.4)),
-        ("x has shape", lambda: h.gaussian_log_likelihood(torch.ones(3), torch.ones(3), 0.4)),
+        (
+            r"x has shape \(3,\): give it \(n, ...\)",
+            lambda: h.gaussian_log_likelihood(torch.ones(3), torch.ones(3), 0.4),
+        ),
         ("x is torch.uint8", lambda: h.gaussian_log_likelihood(images().byte(), images(), 0.4)),
         ("x_hat is ndarray", lambda: h.gaussian_log_likelihood(images(), images().numpy(), 0.4)),
         ("x has 1 entries that are not finite", lambda: h.gaussian_log_likelihood(poisoned(images()), images(), 0.4)),
@@ -155,13 +158,15 @@ CASES = {
         (r"x spans \[0, 255\]", lambda: h.bernoulli_log_likelihood(torch.tensor([[0.0, 255.0]]), torch.zeros(1, 2))),
         (r"x spans \[-1, 0\]", lambda: h.bernoulli_log_likelihood(torch.tensor([[-1.0, 0.0]]), torch.zeros(1, 2))),
         ("logits has shape", lambda: h.bernoulli_log_likelihood(images(), rows())),
+        (r"x has shape \(3,\): give it \(n, ...\)", lambda: h.bernoulli_log_likelihood(torch.ones(3), torch.ones(3))),
+        ("logits is torch.int64", lambda: h.bernoulli_log_likelihood(images(), images().long())),
         ("x has 1 entries that are not finite", lambda: h.bernoulli_log_likelihood(poisoned(images()), images())),
         ("logits has 1 entries", lambda: h.bernoulli_log_likelihood(images(), poisoned(images(), -math.inf))),
         ("x is torch.bool", lambda: h.bernoulli_log_likelihood(images() > 0.5, images())),
     ],
     "kl_divergence": [
         ("logvar has shape", lambda: h.kl_divergence(rows(), rows(D + 1))),
-        ("mu has shape", lambda: h.kl_divergence(rows()[:0], rows()[:0])),
+        (r"mu has shape \(0, 3\): give it \(n, ...\)", lambda: h.kl_divergence(rows()[:0], rows()[:0])),
         ("mu is torch.int64", lambda: h.kl_divergence(rows().long(), rows())),
         ("mu has 1 entries that are not finite", lambda: h.kl_divergence(poisoned(rows()), rows())),
         ("logvar has 1 entries", lambda: h.kl_divergence(rows(), poisoned(rows(), -math.inf))),
@@ -170,10 +175,11 @@ CASES = {
     "kl_per_dimension": [
         ("logvar has shape", lambda: h.kl_per_dimension(rows(), rows(D + 1))),
         ("mu is list", lambda: h.kl_per_dimension([1.0], rows())),
+        ("logvar is torch.int64", lambda: h.kl_per_dimension(rows(), rows().long())),
     ],
     "reparameterize": [
         ("logvar has shape", lambda: h.reparameterize(rows(), rows(D + 1))),
-        ("mu has shape", lambda: h.reparameterize(rows()[:0], rows()[:0])),
+        (r"mu has shape \(0, 3\): give it \(n, ...\)", lambda: h.reparameterize(rows()[:0], rows()[:0])),
         ("mu has 1 entries that are not finite", lambda: h.reparameterize(poisoned(rows()), rows())),
         ("logvar has 1 entries", lambda: h.reparameterize(rows(), poisoned(rows(), math.inf))),
     ],
@@ -340,6 +346,10 @@ CASES = {
         ("leapfrogs is 0", lambda: h.annealed_log_prob(images(), rows(), rows(), decode, leapfrogs=0)),
         ("step_size is inf", lambda: h.annealed_log_prob(images(), rows(), rows(), decode, step_size=math.inf)),
         ("exact has shape", lambda: h.annealed_log_prob(images(), rows(), rows(), decode, exact=rows(4))),
+        (
+            r"exact has shape \(3,\): give it \(n, d\)",
+            lambda: h.annealed_log_prob(images(), rows(), rows(), decode, exact=rows()[0]),
+        ),
         ("exact has 1 entries", lambda: h.annealed_log_prob(images(), rows(), rows(), decode, exact=poisoned(rows()))),
     ],
     "GaussianMixture": [
@@ -351,7 +361,7 @@ CASES = {
         ("n_samples is 0", lambda: h.GaussianMixture().fit(rows().numpy()).sample(0)),
     ],
     "monomials": [
-        ("u has shape", lambda: h.monomials(rows())),
+        (r"u has shape \(5, 3\): give it \(g, n, b\)", lambda: h.monomials(rows())),
         ("u is torch.int64", lambda: h.monomials(rows()[None].long())),
     ],
     "informative_latents": [

@@ -61,6 +61,12 @@ def test_kl_is_zero_only_at_the_prior():
     assert h.kl_divergence(zero, zero + 1e-4).item() == pytest.approx(200 * 2.5e-9, rel=1e-2)
 
 
+def test_kl_per_dimension_shows_which_is_infinite():
+    mu, logvar = torch.zeros(2, 3), torch.zeros(2, 3)
+    logvar[1, 2] = -math.inf
+    assert h.kl_per_dimension(mu, logvar).isinf().nonzero().tolist() == [[1, 2]]
+
+
 def test_kl_matches_monte_carlo(generator):
     mu, logvar = torch.tensor([[0.7, -1.2]]), torch.tensor([[0.5, -1.0]])
     z = h.reparameterize(mu.repeat(200_000, 1), logvar.repeat(200_000, 1), generator)
@@ -79,6 +85,12 @@ def test_reparameterize_has_the_right_moments_and_gradients(generator):
     z.sum().backward()
     assert torch.equal(mu.grad, torch.ones_like(mu))
     torch.testing.assert_close(logvar.grad, (z - mu).detach() / 2)  # dz / dlogvar = sigma eps / 2
+
+
+def test_reparameterize_draws_in_the_format_of_mu():
+    mu = torch.rand(3, 4, generator=h.make_generator(1), dtype=torch.float64)
+    eps = torch.randn(3, 4, generator=h.make_generator(0), dtype=torch.float64)
+    assert torch.equal(h.reparameterize(mu, 0 * mu, h.make_generator(0)), mu + eps)
 
 
 def test_reparameterize_is_set_by_its_generator():
@@ -107,13 +119,31 @@ def test_the_vaes_objective_is_made_of_torchs_densities(likelihood):
     torch.testing.assert_close(terms, expected | {"loss": 3 * kl - log_likelihood})
 
 
+def test_the_loss_is_the_negative_elbo_unless_the_kl_is_weighted():
+    terms = h.elbo_terms(torch.tensor([-3.0]), torch.tensor([2.0]))
+    assert {name: value.item() for name, value in terms.items()} == {
+        "loss": 5.0,
+        "elbo": -5.0,
+        "log_likelihood": -3.0,
+        "kl_divergence": 2.0,
+    }
+
+
 @pytest.mark.parametrize("position", [0, 1])
-@pytest.mark.parametrize("likelihood", [lambda a, b: h.gaussian_log_likelihood(a, b, 1.0), h.bernoulli_log_likelihood])
-def test_a_result_that_is_not_finite_is_no_bad_argument_but_a_failed_computation(likelihood, position):
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: h.gaussian_log_likelihood(a, b, 1.0),
+        h.bernoulli_log_likelihood,
+        h.kl_divergence,
+        h.reparameterize,
+    ],
+)
+def test_a_result_that_is_not_finite_is_no_bad_argument_but_a_failed_computation(function, position):
     arguments = [torch.ones(2, 3), torch.ones(2, 3)]
     arguments[position][0, 1] = math.nan
     with pytest.raises(FloatingPointError, match="has 1 entries that are not finite"):
-        likelihood(*arguments)
+        function(*arguments)
 
 
 @pytest.mark.parametrize("sigma", [0, -0.4])

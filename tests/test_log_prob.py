@@ -107,6 +107,20 @@ def test_ess_is_that_of_the_weights(linear):
     torch.testing.assert_close(run.std_error, weights.std(0) / 200**0.5 / weights.mean(0))
 
 
+def test_two_weights_know_their_error(linear):
+    q, _ = linear.wrong()
+    run = linear.estimate(2, *q)
+    weights = h.draw_log_weights(linear.x, *q, linear.decode, linear.sigma, 2, h.make_generator(0)).exp()
+    torch.testing.assert_close(run.std_error, weights.std(0) / 2**0.5 / weights.mean(0))
+
+
+def test_a_thousand_samples_by_default(linear):
+    decoded = []
+    decode = lambda z: decoded.append(len(z)) or linear.decode(z)  # noqa: E731
+    h.importance_log_prob(linear.x, linear.mu, linear.logvar, decode)
+    assert sum(decoded) == 40 * 1000
+
+
 def test_constants_are_in(linear):
     """log N(x; 0, sigma^2 I) where the decoder ignores z, whatever q is."""
     q = torch.full((40, 2), 0.3).double(), torch.full((40, 2), 0.2).double()
@@ -243,6 +257,18 @@ def test_annealing_decodes_once_for_each_leapfrog_of_each_temperature(linear, ba
         linear.x, *linear.wrong()[0], decode, linear.sigma, exact=exact, chains=2, temperatures=7, leapfrogs=3
     )
     assert calls == [80] * (1 + 7 * 3)
+
+
+def test_as_many_chains_as_decode_at_once_take_one_image_at_a_time(linear):
+    calls = []
+
+    def decode(z):
+        calls.append(len(z))
+        return linear.decode(z)
+
+    q = linear.mu[:3], linear.logvar[:3]
+    h.annealed_log_prob(linear.x[:3], *q, decode, linear.sigma, chains=2000, temperatures=1, leapfrogs=1)
+    assert calls == [2000] * 6
 
 
 def test_annealing_by_default(linear):

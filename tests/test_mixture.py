@@ -278,6 +278,15 @@ def test_dead_components_are_used_where_that_raises_the_likelihood(covariance_ty
     assert mixture.lower_bound_ > left_dead.lower_bound_ + 0.5
 
 
+def test_a_dead_component_comes_back_in_parts_too():
+    u = torch.from_numpy(blobs(count=3, size=2))[None]
+    means = torch.stack([u[:, 0], u[:, 0] + 1e4])
+    start = h.Gaussians(torch.full((2,), 0.5).double(), means, torch.eye(2).double().expand(2, 1, 2, 2))
+    kept, anew = (h.maximize_likelihood(u, start, lambda c: c, 1e-3, 300, keep) for keep in (2**27, 0))
+    assert kept[0].weights.min() > 0.1
+    assert kept[1] == anew[1]
+
+
 def test_nineteen_dead_components_come_back():
     x = blobs(count=20, size=2, each=60, distance=20.0)
     mixture = h.GaussianMixture(20, max_iter=1000, **dead_start(x, 20)).fit(x)
@@ -312,6 +321,8 @@ def test_the_halves_of_a_split_keep_mean_and_covariance():
         torch.testing.assert_close(after, before, atol=1e-7, rtol=0)
     assert (torch.linalg.eigvalsh(split.covariances) > 0).all()
     assert split.weights[2] > 0.2
+    alive = h.split_widest(mixture._replace(weights=torch.tensor([0.5, 0.4, 0.1]).double()), 2)
+    torch.testing.assert_close(alive.weights.sum(), torch.tensor(1.0).double())
 
 
 DUPLICATES = np.repeat([[0.1, 1 / 3], [2.2, -1.7], [5.3, 5.9]], 10, axis=0)
@@ -342,7 +353,11 @@ def test_singular_data_are_fitted_with_the_regularisation(case, covariance_type)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_singular_data_without_regularisation_are_refused_with_the_remedy(case):
     x, components = SINGULAR[case]
-    with pytest.raises(ValueError, match=r"covariance is singular.*raise reg_covar, lower n_components"):
+    message = (
+        "^a component's covariance is singular, as its samples coincide or lie in a plane: "
+        "raise reg_covar, lower n_components, or drop constant and dependent columns$"
+    )
+    with pytest.raises(ValueError, match=message):
         h.GaussianMixture(components, reg_covar=0.0, random_state=0).fit(x)
 
 
@@ -487,6 +502,53 @@ def test_the_frame_whitens_the_data_as_far_as_the_covariance_type_sees_them(cova
     torch.testing.assert_close(covariance, expected)
 
 
+def test_components_are_narrow_from_a_hundred_thousand_deviations_from_zero():
+    """One at a time, whatever the unit, and whatever the others are."""
+    deviations = torch.tensor([10.0, 1e-3, 1.0, 10.0, 1e-3]).double()
+    means = torch.tensor([5e4, 5e4, 0.0, 2e5, 2e5]).double() * deviations  # in deviations of each: 5e4, 5e4, 0, ...
+    shape = (5, 1, 1)
+    mixture = h.Gaussians(torch.full((5,), 0.2).double(), means.view(shape), deviations.square().view(*shape, 1))
+    assert h.JointDensity(mixture).narrow == [3, 4]
+    two = h.Gaussians(mixture.weights, mixture.means.expand(5, 2, 1), mixture.covariances.expand(5, 2, 1, 1))
+    assert h.JointDensity(two).narrow == [0, 1, 3, 4]  # 4 times the square of 5e4 is 1e10
+
+
+@given(groups=st.integers(1, 3), samples=st.integers(1, 40), block=st.integers(1, 60))
+def test_monomials_come_in_parts_that_fit_the_cache(groups, samples, block):
+    u = torch.randn(groups, 1000 * samples if block < 5 else samples, block, generator=h.make_generator(0)).double()
+    parts = list(h.with_monomials(u))
+    assert torch.equal(torch.cat([part for part, _ in parts], 1), u)
+    for part, features in parts:
+        assert torch.equal(features, h.monomials(part))
+        assert features.shape == (part.shape[1], h.count_monomials(u))
+        assert features.numel() <= 2**18 or len(features) <= 16
+
+
+def test_monomials_are_kept_between_iterations_where_there_is_room(monkeypatch):
+    u, computed, original = torch.from_numpy(blobs())[None], [], h.with_monomials  # 600 samples, 10 monomials each
+    monkeypatch.setattr(h, "with_monomials", lambda u: computed.append(1) or original(u))
+    start = h.Gaussians(torch.full((2,), 0.5).double(), u[0, :2, None], torch.eye(3).double().expand(2, 1, 3, 3))
+    results = {}
+    for keep, times in ((6001, 1), (6000, 7)):
+        results[keep] = h.maximize_likelihood(u, start, lambda covariances: covariances, 0.0, 7, keep=keep)
+        assert len(computed) == times
+        computed.clear()
+    assert results[6000][1] == results[6001][1]
+
+
+def test_two_samples_are_enough():
+    mixture = h.GaussianMixture(1, covariance_type="diag").fit([[0.0, 1.0], [2.0, 5.0]])
+    np.testing.assert_allclose(mixture.covariances_, [[1.0, 4.0]], rtol=1e-5)
+
+
+def test_without_a_tolerance_every_iteration_is_made():
+    with pytest.warns(ConvergenceWarning) as caught:
+        mixture = h.GaussianMixture(1, tol=0, max_iter=9).fit(blobs())
+    assert mixture.lower_bounds_[-1] == pytest.approx(mixture.lower_bounds_[-2], abs=1e-12)
+    assert mixture.n_iter_ == 9
+    assert caught[0].filename == __file__  # the line that is to blame
+
+
 def test_a_start_that_is_given_in_full_is_taken_once_and_as_it_is(monkeypatch):
     x, runs, original = blobs(), [], h.maximize_likelihood
     monkeypatch.setattr(h, "maximize_likelihood", lambda *a: runs.append(a) or original(*a))
@@ -509,7 +571,7 @@ def test_a_precision_may_be_asymmetric_by_rounding_and_by_no_more(scale):
     fit(1.0, 1.000001)
     fit(0.0, 0.000001)
     for upper, lower in ((1.0, 1.000005), (0.5, 0.3), (0.0, 0.1)):
-        with pytest.raises(ValueError, match="precisions_init .* not symmetric"):
+        with pytest.raises(ValueError, match=r"precisions_init .* not symmetric"):
             fit(upper, lower)
 
 
