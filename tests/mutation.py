@@ -6,6 +6,7 @@ least nine of ten mutants must be killed, and every survivor must have its reaso
 """
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -81,7 +82,9 @@ def judge(part: str, outcomes: Mapping[str, str], changes: Mapping[str, str], re
     """
     survivors = [mutant for mutant, outcome in outcomes.items() if outcome not in ("killed", "timeout")]
     share = 1 - len(survivors) / len(outcomes)
-    print(f"{part}: {len(outcomes) - len(survivors)} of {len(outcomes)} mutants killed, {share:.1%}")
+    slow = sum(outcome == "timeout" for outcome in outcomes.values())
+    killed = f"{len(outcomes) - len(survivors)} of {len(outcomes)} mutants killed"
+    print(f"{part}: {killed}, {share:.1%}; {slow} by a timeout")
     wrong = [f"{part}: {share:.1%} killed, less than {KILLED:.0%}"] if share < KILLED else []
     for mutant in survivors:
         if outcomes[mutant] != "survived":
@@ -97,7 +100,8 @@ def run_mutmut(parts: Iterable[str]) -> dict[str, dict[str, str]]:
 
     patterns = [form.format(name) for part in parts for name in PARTS[part] for form in ("x_{}__mutmut_*", "xǁ{}ǁ*")]
     command = [Path(sys.executable).parent / "mutmut", "run", *(f"helpers.{pattern}" for pattern in patterns)]
-    subprocess.run(command, check=True)
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # mutmut forks: where torch had threads, a mutant would hang
+    subprocess.run(command, env=alone, check=True)
     codes = json.loads(Path("mutants/helpers.py.meta").read_text())["exit_code_by_key"]
     return {
         part: {mutant: status_by_exit_code[code] for mutant, code in codes.items() if name_of(mutant) in PARTS[part]}
