@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.cluster import kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -514,6 +514,7 @@ def test_components_are_narrow_from_a_hundred_thousand_deviations_from_zero():
 
 
 @given(groups=st.integers(1, 3), samples=st.integers(1, 40), block=st.integers(1, 60))
+@example(groups=1, samples=40, block=4)
 def test_monomials_come_in_parts_that_fit_the_cache(groups, samples, block):
     u = torch.randn(groups, 1000 * samples if block < 5 else samples, block, generator=h.make_generator(0)).double()
     parts = list(h.with_monomials(u))
