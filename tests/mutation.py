@@ -52,6 +52,8 @@ PARTS = {
     ),
 }
 KILLED = 0.9  # the share that must be
+# how mutmut names the end of a mutant's tests: pytest's exit codes, and a processor time that was exceeded
+OUTCOMES = {0: "survived", 1: "killed", 3: "killed"} | dict.fromkeys((-24, 24, 36, 152, 255), "timeout")
 SURVIVORS = Path(__file__).with_name("survivors.toml")
 
 
@@ -78,7 +80,7 @@ def known_reasons() -> dict[str, str]:
 def judge(part: str, outcomes: Mapping[str, str], changes: Mapping[str, str], reasons: Mapping[str, str]) -> list[str]:
     """What is wrong with a part: too few mutants killed, one not tested, a survivor without a reason. Prints the share.
 
-    outcomes: mutmut's word for the end of each mutant; changes: of the survivors. An endless loop is noticed, too.
+    outcomes: how each mutant ended; changes: what the survivors change. An endless loop is noticed, too.
     """
     survivors = [mutant for mutant, outcome in outcomes.items() if outcome not in ("killed", "timeout")]
     share = 1 - len(survivors) / len(outcomes)
@@ -96,17 +98,13 @@ def judge(part: str, outcomes: Mapping[str, str], changes: Mapping[str, str], re
 
 def run_mutmut(parts: Iterable[str]) -> dict[str, dict[str, str]]:
     """Let mutmut make the mutants of these parts and test them. Returns how each ended, by part."""
-    from mutmut.stats import status_by_exit_code
-
     patterns = [form.format(name) for part in parts for name in PARTS[part] for form in ("x_{}__mutmut_*", "xǁ{}ǁ*")]
     command = [Path(sys.executable).parent / "mutmut", "run", *(f"helpers.{pattern}" for pattern in patterns)]
     alone = os.environ | {"OMP_NUM_THREADS": "1"}  # mutmut forks: where torch had threads, a mutant would hang
     subprocess.run(command, env=alone, check=True)
     codes = json.loads(Path("mutants/helpers.py.meta").read_text())["exit_code_by_key"]
-    return {
-        part: {mutant: status_by_exit_code[code] for mutant, code in codes.items() if name_of(mutant) in PARTS[part]}
-        for part in parts
-    }
+    ends = {mutant: OUTCOMES.get(code, f"ended with {code}") for mutant, code in codes.items()}
+    return {part: {mutant: end for mutant, end in ends.items() if name_of(mutant) in PARTS[part]} for part in parts}
 
 
 def main() -> int:
