@@ -169,7 +169,7 @@ def test_jupyterlab_keeps_its_token(tmp_path):
     """Started as `make lab` starts it: who has no token gets nothing, and only this machine can ask."""
     plain = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "JUPYTER_TOKEN")}
     told = subprocess.run(
-        ["make", "-n", "lab", f"BIN={Path(sys.executable).parent}"],
+        ["make", "--no-print-directory", "-n", "lab", f"BIN={Path(sys.executable).parent}"],
         cwd=h.PROJECT, env=plain, capture_output=True, text=True, check=True,
     )  # fmt: skip
     command = told.stdout.splitlines()[-1].split()
