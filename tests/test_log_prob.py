@@ -43,6 +43,12 @@ class Linear:
         return (mu, logvar), 1.5 * (1.5 - 1 - math.log(1.5) + 0.25)
 
 
+def counted(decode):
+    """`decode`, and how many z each of its calls had."""
+    sizes = []
+    return lambda z: sizes.append(len(z)) or decode(z), sizes
+
+
 @pytest.fixture(scope="module")
 def linear():
     return Linear()
@@ -115,8 +121,7 @@ def test_two_weights_know_their_error(linear):
 
 
 def test_a_thousand_samples_by_default(linear):
-    decoded = []
-    decode = lambda z: decoded.append(len(z)) or linear.decode(z)  # noqa: E731
+    decode, decoded = counted(linear.decode)
     h.importance_log_prob(linear.x, linear.mu, linear.logvar, decode)
     assert sum(decoded) == 40 * 1000
 
@@ -145,12 +150,7 @@ def test_weights_out_of_reach_of_floats_stay_finite(linear):
 @settings(max_examples=25, deadline=None)
 def test_memory_is_bounded_whatever_the_sizes(images, num_samples, seed):
     generator = h.make_generator(seed)
-    decoded = []
-
-    def decode(z):
-        decoded.append(len(z))
-        return z @ torch.ones(2, 3)
-
+    decode, decoded = counted(lambda z: z @ torch.ones(2, 3))
     x, zeros = torch.randn(images, 3, generator=generator), torch.zeros(images, 2)
     run = h.importance_log_prob(x, zeros, zeros, decode, 0.5, num_samples, generator)
     assert sum(decoded) == images * num_samples
@@ -247,29 +247,19 @@ def test_tiny_steps_of_annealing_are_all_accepted(temperatures, images):
 
 @pytest.mark.parametrize("backwards", [False, True])
 def test_annealing_decodes_once_for_each_leapfrog_of_each_temperature(linear, backwards):
-    calls = []
-
-    def decode(z):
-        calls.append(len(z))
-        return linear.decode(z)
-
+    decode, decoded = counted(linear.decode)
     exact = linear.z if backwards else None
     h.annealed_log_prob(
         linear.x, *linear.wrong()[0], decode, linear.sigma, exact=exact, chains=2, temperatures=7, leapfrogs=3
     )
-    assert calls == [80] * (1 + 7 * 3)
+    assert decoded == [80] * (1 + 7 * 3)
 
 
 def test_as_many_chains_as_decode_at_once_take_one_image_at_a_time(linear):
-    calls = []
-
-    def decode(z):
-        calls.append(len(z))
-        return linear.decode(z)
-
+    decode, decoded = counted(linear.decode)
     q = linear.mu[:3], linear.logvar[:3]
     h.annealed_log_prob(linear.x[:3], *q, decode, linear.sigma, chains=2000, temperatures=1, leapfrogs=1)
-    assert calls == [2000] * 6
+    assert decoded == [2000] * 6
 
 
 def test_annealing_by_default(linear):

@@ -505,7 +505,7 @@ def test_the_frame_whitens_the_data_as_far_as_the_covariance_type_sees_them(cova
 def test_components_are_narrow_from_a_hundred_thousand_deviations_from_zero():
     """One at a time, whatever the unit, and whatever the others are."""
     deviations = torch.tensor([10.0, 1e-3, 1.0, 10.0, 1e-3]).double()
-    means = torch.tensor([5e4, 5e4, 0.0, 2e5, 2e5]).double() * deviations  # in deviations of each: 5e4, 5e4, 0, ...
+    means = torch.tensor([5e4, 5e4, 0.0, 2e5, 2e5]).double() * deviations
     shape = (5, 1, 1)
     mixture = h.Gaussians(torch.full((5,), 0.2).double(), means.view(shape), deviations.square().view(*shape, 1))
     assert h.JointDensity(mixture).narrow == [3, 4]
