@@ -2668,6 +2668,21 @@ def answer_time(control: widgets.ValueWidget, values: Iterable) -> float:
     return min(seconds)  # what else the machine does can only add to it
 
 
+class WholeFigure(go.FigureWidget):
+    """A plotly figure that the browser first hears of when it is whole.
+
+    A FigureWidget is announced empty and filled by messages, which a browser that takes more than two seconds to read
+    plotly never gets: in a box such a figure stays empty (plotly.py, issue 4998).
+    """
+
+    def __init__(self, data: list, layout: dict):
+        super().__init__(data, layout)
+        super().open()
+
+    def open(self) -> None:
+        """Not yet: this is called before data and layout are in."""
+
+
 def latent_map(position: np.ndarray, images: Tensor, labels: np.ndarray, values: np.ndarray) -> widgets.HBox:
     """A map of images by position (n, 2), coloured by label; the one under the mouse is shown with label and value.
 
@@ -2678,20 +2693,29 @@ def latent_map(position: np.ndarray, images: Tensor, labels: np.ndarray, values:
     require_rows(len(images), position=position, labels=labels, values=values)
     screen = Screen()
     layout = {"width": 640, "height": 560, "hovermode": "closest", "margin": dict.fromkeys("lrb", 10) | {"t": 40}}
-    figure = go.FigureWidget(layout=layout | {"template": "plotly_white", "legend_title": "digit"})
-    figure.update_xaxes(visible=False).update_yaxes(visible=False, scaleanchor="x")
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    clouds = [
+        go.Scatter(
+            x=position[rows, 0],
+            y=position[rows, 1],
+            customdata=rows,
+            text=[f"log p(x) = {value:.1f} nats" for value in values[rows]],
+            name=str(labels[rows[0]]),
+            mode="markers",
+            marker_size=5,
+            hoverinfo="name+text",
+        )
+        for rows in groups
+    ]
+    layout |= {"xaxis_visible": False, "yaxis_visible": False, "yaxis_scaleanchor": "x"}
+    figure = WholeFigure(clouds, layout | {"template": "plotly_white", "legend_title": "digit"})
 
     def hover(trace, points, _) -> None:
         for row in trace.customdata[points.point_inds]:
             screen.show(images[row : row + 1], f"digit {labels[row]}<br>log p(x) = {values[row]:.1f} nats")
 
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        text = [f"log p(x) = {value:.1f} nats" for value in values[rows]]
-        figure.add_scatter(
-            x=position[rows, 0], y=position[rows, 1], customdata=rows, text=text, name=str(label), mode="markers"
-        )
-        figure.data[-1].update(marker_size=5, hoverinfo="name+text").on_hover(hover)
+    for cloud in figure.data:
+        cloud.on_hover(hover)
     screen.show(images[:1], "hover over a point")
     return widgets.HBox([figure, screen])
 

@@ -3,6 +3,7 @@
 import io
 import math
 
+import comm
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
@@ -71,6 +72,15 @@ def test_the_map_shows_the_image_under_the_mouse():
     sevens._dispatch_on_hover(Points([1]), InputDeviceState())
     assert screen.caption.value == "digit 7<br>log p(x) = -40.0 nats"
     assert pixels(screen.picture).mean() == pytest.approx(0.4, abs=0.003)
+
+
+def test_the_browser_first_hears_of_a_map_that_is_whole(monkeypatch):
+    told, create = [], comm.create_comm
+    monkeypatch.setattr(comm, "create_comm", lambda **news: told.append(news["data"]["state"]) or create(**news))
+    h.latent_map(np.zeros((2, 2)), torch.cat([grey(0.1), grey(0.2)]), np.array([3, 7]), np.zeros(2))
+    (figure,) = (state for state in told if "_widget_data" in state)
+    assert [trace["name"] for trace in figure["_widget_data"]] == ["3", "7"]
+    assert figure["_widget_layout"]["legend"]["title"]["text"] == "digit"
 
 
 def test_a_drawing_is_answered_after_each_stroke_and_cleared():
