@@ -232,8 +232,14 @@ def test_the_map_is_whole_in_a_slow_browser(browser, lab):
     points = opened.page.locator(".js-plotly-plot .scatterlayer .point")
     points.last.wait_for(state="attached", timeout=30_000)
     assert points.count() == 50
-    points.first.hover(force=True)
-    opened.page.locator(".widget-html").filter(has_text="log p(x) = 0.0 nats").wait_for(timeout=5_000)
+    for point, digit in ((points.first, 0), (points.last, 9)):
+        caption = opened.page.locator(".widget-html").filter(has_text=f"digit {digit}")
+        deadline = time.monotonic() + 10
+        while not caption.count():
+            assert time.monotonic() < deadline
+            opened.page.mouse.move(1, 1)
+            point.hover(force=True)
+            opened.page.wait_for_timeout(200)
     assert opened.complaints == []
     opened.page.close()
 
