@@ -3,7 +3,6 @@
 import io
 import math
 
-import comm
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ipywidgets.widgets import widget
 from plotly.callbacks import InputDeviceState, Points
 
 import helpers as h
@@ -75,8 +75,8 @@ def test_the_map_shows_the_image_under_the_mouse():
 
 
 def test_the_browser_first_hears_of_a_map_that_is_whole(monkeypatch):
-    told, create = [], comm.create_comm
-    monkeypatch.setattr(comm, "create_comm", lambda **news: told.append(news["data"]["state"]) or create(**news))
+    told, create = [], widget.comm.create_comm
+    monkeypatch.setattr(widget.comm, "create_comm", lambda **news: told.append(news["data"]["state"]) or create(**news))
     h.latent_map(np.zeros((2, 2)), torch.cat([grey(0.1), grey(0.2)]), np.array([3, 7]), np.zeros(2))
     (figure,) = (state for state in told if "_widget_data" in state)
     assert [trace["name"] for trace in figure["_widget_data"]] == ["3", "7"]
