@@ -11,8 +11,11 @@ import torch
 import helpers as h
 
 # the machine may be busy: how long an example takes says nothing about whether it is right
-hypothesis.settings.register_profile("unhurried", deadline=None, max_examples=30)
-hypothesis.settings.load_profile("unhurried")
+unhurried = hypothesis.settings(deadline=None, max_examples=30)
+# the same examples each time, so that a red test is a change's doing; others, and more: --hypothesis-profile=explore
+hypothesis.settings.register_profile("same", unhurried, derandomize=True)
+hypothesis.settings.register_profile("explore", unhurried, max_examples=300, print_blob=True)
+hypothesis.settings.load_profile("same")
 matplotlib.use("Agg")
 
 
