@@ -523,6 +523,8 @@ def test_monomials_come_in_parts_that_fit_the_cache(groups, samples, block):
         assert torch.equal(features, h.monomials(part))
         assert features.shape == (part.shape[1], h.count_monomials(u))
         assert features.numel() <= 2**18 or len(features) <= 16
+    for _, features in parts[:-1]:  # and none is smaller than it must be
+        assert features.numel() + features.shape[1] > 2**18
 
 
 def test_monomials_are_kept_between_iterations_where_there_is_room(monkeypatch):
