@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat import v4
+from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import sync_playwright
 
 import helpers as h
@@ -70,7 +70,7 @@ def browser():
 def map_alone():
     """A notebook that only shows a map."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return v4.new_notebook(cells=[v4.new_code_cell(MAP)], metadata={"kernelspec": kernel})
+    return new_notebook(cells=[new_code_cell(MAP)], metadata={"kernelspec": kernel})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(h.PROJECT / "notebooks", folder / "notebooks")
     (folder / "helpers.py").symlink_to(h.PROJECT / "helpers.py")
-    (folder / "notebooks" / "map.ipynb").write_text(nbformat.writes(map_alone()))
+    nbformat.write(map_alone(), folder / "notebooks" / "map.ipynb")
     for name, text in LAB_SETTINGS.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from torch import distributions
@@ -147,7 +147,6 @@ def test_weights_out_of_reach_of_floats_stay_finite(linear):
 
 @given(st.integers(1, 450), st.integers(1, 300), st.integers(0, 3))
 @example(29, 300, 0)  # 69 samples of each at a time would be one too many
-@settings(max_examples=25, deadline=None)
 def test_memory_is_bounded_whatever_the_sizes(images, num_samples, seed):
     generator = h.make_generator(seed)
     decode, decoded = counted(lambda z: z @ torch.ones(2, 3))
