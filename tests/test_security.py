@@ -70,16 +70,16 @@ def test_nothing_is_loaded_that_could_run_code():
     assert len(list(unsafe(ast.parse(bad)))) == 6
 
 
-def requirements():
-    lines = (h.PROJECT / "requirements.txt").read_text().splitlines()
+def pins(name):
+    lines = (h.PROJECT / name).read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def test_every_requirement_is_pinned_and_everything_imported_is_required():
     names = set()
-    for line in [*requirements(), *(h.PROJECT / "constraints.txt").read_text().splitlines()[1:]]:
+    for line in pins("requirements.txt") + pins("constraints.txt"):
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line), line
-    for line in requirements():
+    for line in pins("requirements.txt"):
         names.add(line.split("==")[0].lower().replace("_", "-"))
     ours = {path.stem for path in CODE} | {"pythae", "tests"}
     distributions = packages_distributions()
@@ -87,6 +87,11 @@ def test_every_requirement_is_pinned_and_everything_imported_is_required():
         for package in set(imports(tree)) - sys.stdlib_module_names - ours:
             providers = {provider.lower().replace("_", "-") for provider in distributions.get(package, [package])}
             assert providers & names, f"{name} imports {package}, which requirements.txt does not pin"
+
+
+def test_nothing_compiles_grammars_while_it_is_imported():
+    assert "plotly" in sys.modules and "nbformat" in sys.modules
+    assert "rfc3987_syntax" not in sys.modules, "it takes seconds in every kernel: see constraints.txt"
 
 
 def test_dependencies_are_audited_and_tested_in_all_their_versions():
@@ -100,7 +105,7 @@ def test_dependencies_are_audited_and_tested_in_all_their_versions():
     assert project["requires-python"] == f">={min(pythons)}"
     (torch_range,) = [line for line in project["dependencies"] if line.startswith("torch>")]
     oldest, newest = re.fullmatch(r"torch>=([\d.]+),<=([\d.]+)", torch_range).groups()
-    (pinned,) = [line.split("==")[1] for line in requirements() if line.startswith("torch==")]
+    (pinned,) = [line.split("==")[1] for line in pins("requirements.txt") if line.startswith("torch==")]
     assert {case["torch"] for case in cases} == {oldest, pinned, newest}
 
 
