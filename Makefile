@@ -17,7 +17,7 @@ test: test-code test-notebooks ## lint, unit tests, and every notebook re-execut
 
 test-code: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/pytest tests
+	$(BIN)/pytest -n $(JOBS) --dist loadfile tests
 
 test-notebooks: .venv/installed
 	OUTPUT=report/test $(BIN)/pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=36000 -v --tb=short $(NOTEBOOKS)

@@ -155,7 +155,7 @@ class Notebook:
         """Run every cell until all are done, or one fails."""
         self.page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
         self.page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not (all(cell["execution_count"] for cell in self.cells()) or self.failures()):
             assert time.monotonic() < deadline, [cell["source"] for cell in self.cells() if not cell["execution_count"]]
             self.page.wait_for_timeout(500)
