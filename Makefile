@@ -34,7 +34,7 @@ bench: .venv/installed   ## 70 minutes: speed beside what one would pick instead
 	$(BIN)/pip install --quiet --constraint requirements.txt --requirement benchmarks/requirements.txt
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/bench.py --output $(BENCH)
 
-mutate: .venv/installed  ## 45 minutes: change the maths of helpers.py in each place, and see a unit test fail
+mutate: .venv/installed  ## 30 minutes: change the maths of helpers.py in each place, and see a unit test fail
 	$(BIN)/pip install --quiet --constraint requirements.txt --constraint constraints.txt mutmut==3.8.1
 	rm -rf mutants
 	$(BIN)/python tests/mutation.py
