@@ -62,6 +62,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent
+DTYPES = ("float32", "bfloat16")
 SOURCE = Path(__file__).read_text()  # as imported: an edit while a notebook runs is not what trained its models
 
 # ---------------------------------------------------------------------------------------------
@@ -79,22 +80,25 @@ class Settings:
     output: Path = PROJECT / "report" / "figures"  # OUTPUT=folder for figures and results.json
     cache: Path = PROJECT / ".cache"  # CACHE=folder for trained models
     device: str = "cpu"  # DEVICE=cpu | cuda | mps
+    dtype: str = "float32"  # DTYPE=float32 | bfloat16: the format that matrices are multiplied in
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read SEED, QUICK, DATA, OUTPUT, CACHE and DEVICE. Raises ValueError where SEED, DATA or DEVICE is none."""
+        """Read SEED, QUICK, DATA, OUTPUT, CACHE, DEVICE, DTYPE. Raises ValueError for a word that is none of theirs."""
         seed = environ.get("SEED") or "0"
         if not seed.isdecimal():
             raise ValueError(f"SEED is {seed!r}: give a whole number, as in SEED=1")
         source = environ.get("DATA") or "auto"
         require_choice(SOURCES, DATA=source)
+        device = choose_device(environ.get("DEVICE"))
         return cls(
             seed=int(seed),
             quick=environ.get("QUICK", "") not in ("", "0"),
             source=source,
             output=PROJECT / (environ.get("OUTPUT") or cls.output),
             cache=PROJECT / (environ.get("CACHE") or cls.cache),
-            device=choose_device(environ.get("DEVICE")),
+            device=device,
+            dtype=choose_dtype(environ.get("DTYPE"), device),
         )
 
     @property
@@ -106,6 +110,11 @@ class Settings:
     def test_size(self) -> int | None:
         """Test images kept; None keeps all."""
         return 500 if self.quick else None
+
+    @property
+    def training(self) -> dict:
+        """What `fit` and `fit_latents` take from the settings."""
+        return {"seed": self.seed, "device": self.device, "dtype": self.dtype, "cache": self.cache}
 
     def scaled(self, config: "TrainConfig") -> "TrainConfig":
         """The config itself, or its smoke variant in a QUICK run."""
@@ -125,6 +134,24 @@ def choose_device(name: str | None = None) -> str:
         reason = str(error).splitlines()[0]
         raise ValueError(f"DEVICE is {name!r}: choose one that is there, as DEVICE=cpu is ({reason})") from error
     return name
+
+
+def choose_dtype(name: str | None, device: str) -> str:
+    """The number format asked for, else "bfloat16" where `device` multiplies it natively, else "float32".
+
+    Raises ValueError for another word.
+    """
+    if not name:
+        return "bfloat16" if fast_bfloat16(torch.device(device)) else "float32"
+    require_choice(DTYPES, DTYPE=name)
+    return name
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 natively."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -703,7 +730,11 @@ def gaussian_log_likelihood(x: Tensor, x_hat: Tensor, sigma: float) -> Tensor:
 
 
 def gaussian_log_density(x: Tensor, x_hat: Tensor, sigma: float) -> Tensor:
-    """`gaussian_log_likelihood`, finite or not: chains may stray to where a decoder overflows, and turn back."""
+    """`gaussian_log_likelihood`, finite or not.
+
+    For chains, which may stray to where a decoder overflows and turn back, and for the training loop, which looks at
+    its loss.
+    """
     require_same_shape(x, x_hat, "x_hat")
     squared_error = (x - x_hat).square().flatten(1).sum(1)  # (batch, *event) -> (batch,)
     return -0.5 * squared_error / sigma**2 - x[0].numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
@@ -721,10 +752,15 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
     require_same_shape(x, logits, "logits")
     if x.min() < 0 or x.max() > 1:
         raise ValueError(f"x spans [{x.min():.3g}, {x.max():.3g}]: scale it into [0, 1]")
-    # (batch, *event) -> (batch,)
-    log_likelihood = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+    log_likelihood = bernoulli_log_mass(x, logits)
     require_finite(log_likelihood, x=x, logits=logits)
     return log_likelihood
+
+
+def bernoulli_log_mass(x: Tensor, logits: Tensor) -> Tensor:
+    """`bernoulli_log_likelihood`, unchecked: for the training loop, which looks at its loss."""
+    # (batch, *event) -> (batch,)
+    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -757,10 +793,15 @@ def reparameterize(mu: Tensor, logvar: Tensor, generator: torch.Generator | None
     """
     require_floats("n ...", finite=False, mu=mu, logvar=logvar)
     require_same_shape(mu, logvar, "logvar")
-    eps = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
-    z = mu + torch.exp(0.5 * logvar) * eps
+    z = draw_posterior(mu, logvar, generator)
     require_finite(z + logvar, mu=mu, logvar=logvar)  # where logvar is -inf z is finite all the same
     return z
+
+
+def draw_posterior(mu: Tensor, logvar: Tensor, generator: torch.Generator | None) -> Tensor:
+    """`reparameterize`, unchecked: for the training loop, which looks at its loss."""
+    eps = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
+    return mu + torch.exp(0.5 * logvar) * eps
 
 
 # ---------------------------------------------------------------------------------------------
@@ -768,10 +809,23 @@ def reparameterize(mu: Tensor, logvar: Tensor, generator: torch.Generator | None
 # ---------------------------------------------------------------------------------------------
 
 
-class Classifier(nn.Module):
+class Network(nn.Module):
+    """A network that multiplies matrices and convolves in the format `dtype`, and returns float32."""
+
+    dtype = "float32"  # or "bfloat16"; `fit` sets it
+
+    def compute(self, part: nn.Module, x: Tensor) -> Tensor:
+        """part(x), in mixed precision where the format is not float32."""
+        dtype = getattr(torch, self.dtype)
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+            output = part(x)
+        return output.float() if output.dtype == dtype else output  # float64 stays as it is
+
+
+class Classifier(Network):
     """A small convolutional digit classifier. (batch, 1, 28, 28) -> logits (batch, 10)."""
 
-    def __init__(self, width: int = 32, feature_size: int = 128, dropout: float = 0.3):
+    def __init__(self, width: int = 16, feature_size: int = 128, dropout: float = 0.3):
         super().__init__()
         require_whole(width=width, feature_size=feature_size)
         require_between(0, 1, dropout=dropout)
@@ -779,26 +833,31 @@ class Classifier(nn.Module):
         def block(inputs: int, outputs: int) -> list[nn.Module]:
             return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
-        self.features = nn.Sequential(  # (batch, 1, 28, 28) -> (batch, feature_size)
-            *block(1, width),
-            *block(width, width),
+        self.body = nn.Sequential(
+            *block(1, width),  # one layer at 28 x 28, where each costs most
             nn.MaxPool2d(2),  # 28 -> 14
             *block(width, 2 * width),
             *block(2 * width, 2 * width),
             nn.MaxPool2d(2),  # 14 -> 7
+            *block(2 * width, 4 * width),
+            *block(4 * width, 4 * width),
             nn.Flatten(),
             nn.Dropout(dropout),
-            nn.Linear(2 * width * 7 * 7, feature_size),
+            nn.Linear(4 * width * 7 * 7, feature_size),
             nn.ReLU(),
         )
         self.head = nn.Linear(feature_size, 10)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """The penultimate features. (batch, 1, 28, 28) -> (batch, feature_size)."""
         require_floats("n 1 28 28", x=x)
-        return self.head(self.features(x))
+        return self.compute(self.body, x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(self.head, self.features(x))
 
 
-class VAE(nn.Module):
+class VAE(Network):
     """An encoder to (mu, logvar) and a decoder to pixel logits, with d latents between them.
 
     encoder: (batch, 1, 28, 28) -> (batch, 2 d), or None where each image has a q(z|x) of its own;
@@ -814,13 +873,13 @@ class VAE(nn.Module):
         if self.encoder is None:
             raise TypeError("this model has no encoder: find q(z|x) with infer_latents(model.decode, x, ...)")
         require_floats("n 1 28 28", x=x)
-        mu, logvar = self.encoder(x).float().chunk(2, dim=1)  # (batch, 2 d) -> 2 x (batch, d)
+        mu, logvar = self.compute(self.encoder, x).chunk(2, dim=1)  # (batch, 2 d) -> 2 x (batch, d)
         return mu, logvar
 
     def decode_logits(self, z: Tensor) -> Tensor:
         """(batch, d) -> logits of the pixels' means (batch, 1, 28, 28)."""
         require_floats(f"n {self.latent_size}", finite=False, z=z)
-        return self.decoder(z).float()
+        return self.compute(self.decoder, z)
 
     def decode(self, z: Tensor) -> Tensor:
         """The mean of p(x|z). (batch, d) -> x_hat (batch, 1, 28, 28), in [0, 1]."""
@@ -847,7 +906,7 @@ class PixelUpscale(nn.ConvTranspose2d):
         return F.fold(drawn.mT, size, self.kernel_size, padding=self.padding, stride=self.stride) + self.bias
 
 
-def conv_vae(latent_size: int = 200, width: int = 32, hidden: int = 256, dropout: float = 0.1) -> VAE:
+def conv_vae(latent_size: int = 200, width: int = 16, hidden: int = 256, dropout: float = 0.1) -> VAE:
     """The convolutional VAE: two strided convolutions and a refining one, mirrored in the decoder."""
     require_whole(latent_size=latent_size, width=width, hidden=hidden)
     require_between(0, 1, dropout=dropout)
@@ -922,7 +981,7 @@ class TrainConfig:
 
     epochs: int = 10
     batch_size: int = 128
-    learning_rate: float = 3e-3  # the peak, under a one-cycle schedule
+    learning_rate: float = 6e-3  # the peak, under a one-cycle schedule
     one_cycle: bool = True
     warm_up: float = 0.3  # the share of the one-cycle schedule in which the rate rises
     weight_decay: float = 0.01
@@ -946,7 +1005,7 @@ class VAEConfig(TrainConfig):
 
     epochs: int = 30
     batch_size: int = 48
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 2.4e-3
     warm_up: float = 0.1
     weight_decay: float = 0.2
     snapshots: tuple[int, ...] = (1, 5, 10, 20, 30)
@@ -981,7 +1040,7 @@ def classification_objective(model, x, y, config, generator) -> dict[str, Tensor
     """
     require_labels(y=y)
     require_rows(len(x), y=y)
-    logits = model(random_affine(x, generator) if model.training else x).float()
+    logits = model(random_affine(x, generator) if model.training else x)
     correct = (logits.argmax(1) == y).float()
     return {"loss": F.cross_entropy(logits, y, reduction="none"), "accuracy": correct}
 
@@ -992,12 +1051,12 @@ def vae_objective(model, x, y, config, generator) -> dict[str, Tensor]:
     Kingma and Welling 2014, equation 10. The elbo is reported with beta = 1, whatever beta trains with.
     """
     mu, logvar = model.encode(x)
-    z = reparameterize(mu, logvar, generator)
+    z = draw_posterior(mu, logvar, generator)
     if config.likelihood == "gaussian":
-        log_likelihood = gaussian_log_likelihood(x, model.decode(z), config.sigma)
+        log_likelihood = gaussian_log_density(x, model.decode(z), config.sigma)
     else:
-        log_likelihood = bernoulli_log_likelihood(x, model.decode_logits(z))
-    return elbo_terms(log_likelihood, kl_divergence(mu, logvar), config.beta)
+        log_likelihood = bernoulli_log_mass(x, model.decode_logits(z))
+    return elbo_terms(log_likelihood, kl_per_dimension(mu, logvar).sum(1), config.beta)
 
 
 def elbo_terms(log_likelihood: Tensor, kl: Tensor, beta: float = 1.0) -> dict[str, Tensor]:
@@ -1014,24 +1073,28 @@ def fit(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    dtype: str = "float32",
     cache: Path | None = None,
 ) -> Run:
     """Train `model` on `data`, or take the same run from `cache`.
 
-    Same run: same initial weights, architecture, code, config, seed, data, torch and device.
+    dtype: the format that the model multiplies matrices in, then and afterwards, "float32" or "bfloat16".
+    Same run: same initial weights, architecture, code, config, seed, data, torch, device and dtype.
     Raises TypeError or ValueError for data that are not images and labels, and FloatingPointError, with epoch and
     step, when a loss stops being finite.
     """
-    record = run_or_recall(train, model, objective, data, config, seed=seed, device=device, cache=cache)
+    where = {"seed": seed, "device": device, "dtype": dtype, "cache": cache}
+    record = run_or_recall(train, model, objective, data, config, **where)
     history = pd.DataFrame(record["history"]).set_index("epoch")
     return Run(model.eval(), history, record["snapshots"], record["seconds"])
 
 
-def run_or_recall(loop: Callable[..., dict], model, method, data, config, *start, seed, device, cache) -> dict:
+def run_or_recall(loop: Callable[..., dict], model, method, data, config, *start, seed, device, dtype, cache) -> dict:
     """The record that `loop` (`train` or `train_latents`) leaves, or left in `cache`; `model` has its weights then."""
     require_whole(0, seed=seed)
+    require_choice(DTYPES, dtype=dtype)
     data.require_sound()
-    device = torch.device(device)
+    device, model.dtype = torch.device(device), dtype
     model.to(device, memory_format=torch.channels_last)  # a third faster in convolutions than the default
 
     def compute() -> dict:
@@ -1047,12 +1110,10 @@ def run_or_recall(loop: Callable[..., dict], model, method, data, config, *start
     return record
 
 
-def fit_classifier(data: Data, settings: Settings, seed: int | None = None) -> Run:
+def fit_classifier(data: Data, settings: Settings) -> Run:
     """The classifier of notebook 01, which the other notebooks judge pictures with."""
-    seed = settings.seed if seed is None else seed
-    config = settings.scaled(TrainConfig())
-    model = build(Classifier, seed=seed)
-    return fit(model, classification_objective, data, config, seed=seed, device=settings.device, cache=settings.cache)
+    model = build(Classifier, seed=settings.seed)
+    return fit(model, classification_objective, data, settings.scaled(TrainConfig()), **settings.training)
 
 
 def fit_conv_vae(data: Data, settings: Settings) -> Run:
@@ -1079,7 +1140,7 @@ def fit_mlp_vae(data: Data, settings: Settings, *, beta: float = 3.0, epochs: in
 def fit_vae(model: VAE, data: Data, config: VAEConfig, settings: Settings) -> Run:
     """Train a VAE as `settings` say."""
     config = settings.scaled(config)
-    return fit(model, vae_objective, data, config, seed=settings.seed, device=settings.device, cache=settings.cache)
+    return fit(model, vae_objective, data, config, **settings.training)
 
 
 def run_key(loop, model, method, data, config, *start, seed, device) -> str:
@@ -1106,7 +1167,7 @@ def key_of(model: nn.Module, *tensors: Tensor, device: torch.device, **parts) ->
             for module in model.modules()
         ],
         "weights": weights.hexdigest(),
-        "torch": [torch.__version__, str(device), fast_bfloat16(device), torch.get_num_threads()],
+        "torch": [torch.__version__, str(device), torch.get_num_threads()],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -1139,7 +1200,7 @@ class Trainer:
     def visit(self, batch: Tensor, epoch: int = 1, step: int = 1) -> None:
         """One step of the weights on the images of a batch, given by their indices."""
         x, y = self.data.train_x[batch], self.data.train_y[batch]
-        with self.at(epoch, step), mixed_precision(batch.device):
+        with self.at(epoch, step):
             loss = self.objective(self.model, x, y, self.config, self.generator)["loss"].mean()
             require_finite(loss, loss=loss)
         self.optimizer.zero_grad()
@@ -1189,33 +1250,13 @@ def train(model, objective, data, config, seed, device) -> dict:
 
 
 def make_schedule(optimizer, config: TrainConfig, total: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """One cycle (Smith and Topin 2018) over all `total` steps, or a constant rate."""
+    """One cycle (Smith and Topin 2018) of straight lines over all `total` steps, or a constant rate."""
     if not config.one_cycle or total < 4:
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     rising = max(config.warm_up, 2 / total)  # with a single rising step the scheduler would divide by zero
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=total, pct_start=rising)
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 natively."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-
-
-def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 matrix products and convolutions where they are fast, else float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device))
-
-
-def in_mixed_precision(decode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`decode`, computed under `mixed_precision`."""
-
-    def decode_fast(z: Tensor) -> Tensor:
-        with mixed_precision(z.device):
-            return decode(z)
-
-    return decode_fast
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=total, pct_start=rising, anneal_strategy="linear"
+    )
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -1245,20 +1286,18 @@ def evaluate(model, objective, x: Tensor, y: Tensor, config: TrainConfig, batch_
     model.eval()
     generator = make_generator(0, x.device)
     pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    with mixed_precision(x.device):
-        batches = [objective(model, *pair, config, generator) for pair in pairs]
+    batches = [objective(model, *pair, config, generator) for pair in pairs]
     return {name: torch.cat([terms[name] for terms in batches]) for name in batches[0]}
 
 
 @torch.no_grad()
 def in_batches(function: Callable[[Tensor], Tensor | tuple[Tensor, ...]], x: Tensor, batch_size: int = 200):
-    """`function` over x (n, ...) in batches, in mixed precision and without gradients, joined: memory stays bounded.
+    """`function` over x (n, ...) in batches, without gradients, joined: memory stays bounded.
 
     Returns what `function` does: one tensor, or a tuple of tensors, each of length n. Raises ValueError for n = 0.
     """
     require_whole(**{"len(x)": len(x), "batch_size": batch_size})
-    with mixed_precision(x.device):
-        outputs = [function(batch) for batch in x.split(batch_size)]
+    outputs = [function(batch) for batch in x.split(batch_size)]
     if isinstance(outputs[0], Tensor):
         return torch.cat(outputs)
     return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
@@ -1395,13 +1434,13 @@ def require_posterior(x: Tensor, mu: Tensor, logvar: Tensor, sigma: float) -> No
 def latent_elbo(decode, x: Tensor, mu: Tensor, logvar: Tensor, sigma: float = 0.4, seed: int = 0) -> dict[str, Tensor]:
     """The elbo and its terms, each (n,), of images x (n, 1, 28, 28) under q(z|x) = N(mu, diag exp logvar), each (n, d).
 
-    In mixed precision, and always with the same noise for the same seed; two antithetic samples per image. Raises
+    Always with the same noise for the same seed; two antithetic samples per image. Raises
     TypeError or ValueError for what does not fit together, and FloatingPointError where a term is not finite.
     """
     require_posterior(x, mu, logvar, sigma)
     generator = make_generator(seed, x.device)
     pairs = zip(x.split(200), torch.cat([mu, logvar], 1).split(200), strict=True)
-    with torch.no_grad(), mixed_precision(x.device):
+    with torch.no_grad():
         batches = [latent_terms(decode, *pair, sigma, generator, antithetic=True) for pair in pairs]
     return {name: torch.cat([terms[name] for terms in batches]) for name in batches[0]}
 
@@ -1479,7 +1518,7 @@ def climb(
         for step in range(steps):
             q = codes[rows].requires_grad_()
             try:
-                with torch.enable_grad(), mixed_precision(x.device):
+                with torch.enable_grad():
                     loss = latent_terms(decode, x[rows], q, sigma, generator, antithetic)["loss"].sum()
                 (gradient,) = torch.autograd.grad(loss, q)
                 optimizer.step(rows, gradient, rate * 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -1499,6 +1538,7 @@ def fit_latents(
     optimizer: type = NaturalGradient,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    dtype: str = "float32",
     cache: Path | None = None,
 ) -> LatentRun:
     """Train a decoder together with one free q(z|x) per training image, from `start`, (mu, logvar), each (N, d).
@@ -1511,7 +1551,8 @@ def fit_latents(
     require_posterior(data.train_x, *start, config.sigma)
     if start[0].shape[1] != model.latent_size:
         raise ValueError(f"mu has shape {tuple(start[0].shape)}: give it {(len(data.train_x), model.latent_size)}")
-    record = run_or_recall(train_latents, model, optimizer, data, config, *start, seed=seed, device=device, cache=cache)
+    where = {"seed": seed, "device": device, "dtype": dtype, "cache": cache}
+    record = run_or_recall(train_latents, model, optimizer, data, config, *start, **where)
     history = pd.DataFrame(record["history"]).set_index("epoch")
     codes = (record["codes"].to(device)).chunk(2, dim=1)
     return LatentRun(model.eval(), *codes, history, record["snapshots"], record["seconds"])
@@ -1556,10 +1597,7 @@ class LatentTrainer(Trainer):
         for remaining in reversed(range(config.steps_per_visit)):
             q = self.codes[batch].requires_grad_()  # (batch, 2 d)
             with self.at(epoch, step):
-                with mixed_precision(q.device):
-                    terms = self.objective(
-                        self.model.decode, x, q, config.sigma, self.generator, config.antithetic, beta
-                    )
+                terms = self.objective(self.model.decode, x, q, config.sigma, self.generator, config.antithetic, beta)
                 loss = terms["loss"].mean()
                 if remaining:
                     (gradient,) = torch.autograd.grad(loss, q)
@@ -1596,7 +1634,7 @@ def fit_conv_latents(data: Data, settings: Settings) -> LatentRun:
     model = without_encoder(build(conv_vae, seed=settings.seed))
     config = settings.scaled(LatentConfig())
     start = pca_posterior(data.train_x, model.latent_size, config.sigma)(data.train_x)
-    return fit_latents(model, start, data, config, seed=settings.seed, device=settings.device, cache=settings.cache)
+    return fit_latents(model, start, data, config, **settings.training)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1655,7 +1693,7 @@ def recall_log_prob(
     seed: int = 0,
     cache: Path | None = None,
 ) -> tuple[LogProb, float]:
-    """`importance_log_prob` with a VAE's decoder in mixed precision, or the same from `cache`; and its seconds.
+    """`importance_log_prob` with a VAE's decoder, or the same from `cache`; and its seconds.
 
     Leaves the model in evaluation mode.
     """
@@ -1663,8 +1701,7 @@ def recall_log_prob(
 
     def compute() -> dict:
         start = time.perf_counter()
-        decode, generator = in_mixed_precision(model.decode), make_generator(seed, x.device)
-        result = importance_log_prob(x, mu, logvar, decode, sigma, num_samples, generator)
+        result = importance_log_prob(x, mu, logvar, model.decode, sigma, num_samples, make_generator(seed, x.device))
         return result._asdict() | {"seconds": time.perf_counter() - start}
 
     if cache is None:
@@ -2360,7 +2397,7 @@ def judge(classifier: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
     Raises TypeError or ValueError for what is not images in [0, 1].
     """
     require_images(x=x)
-    features = in_batches(classifier.features, x).float()
+    features = in_batches(classifier.features, x)
     return features, classifier.head(features).softmax(1)
 
 
@@ -2464,7 +2501,8 @@ class Report:
         scale = "QUICK smoke run: numbers mean nothing" if self.settings.quick else "full scale"
         print(
             f"{self.notebook} · {self.data.name}: {len(self.data.train_x):,} training, "
-            f"{len(self.data.test_x):,} test images · seed {self.settings.seed} · {self.settings.device} · {scale}"
+            f"{len(self.data.test_x):,} test images · seed {self.settings.seed} · {self.settings.device}, "
+            f"{self.settings.dtype} · {scale}"
         )
         if self.data.name != "mnist":
             note = "**This run is on scikit-learn's digits.** The prose of this notebook speaks of MNIST; "
