@@ -1319,7 +1319,7 @@ class LatentConfig(TrainConfig):
     weight_decay: float = 0.05
     snapshots: tuple[int, ...] = (1, 5, 10, 20, 30)
     sigma: float = 0.4  # of the Gaussian likelihood
-    code_rate: float = 0.4  # peak step size of the codes; falls as the square root of the decoder's schedule
+    code_rate: float = 0.4  # peak step size of the codes, which rises and falls with the decoder's
     steps_per_visit: int = 1  # of each code, every time its image is in the batch; the decoder takes one
     antithetic: bool = True  # two mirrored samples of q per step in place of one
     kl_warm_up: int = 0  # epochs in which the weight of the KL divergence rises to one
@@ -1591,8 +1591,7 @@ class LatentTrainer(Trainer):
         """`steps_per_visit` steps of the codes of one batch; the decoder takes one, with the last."""
         config = self.config
         beta = min(1.0, epoch / config.kl_warm_up) if config.kl_warm_up else 1.0
-        # the codes' rate falls later than the decoder's: they settle once the decoder has
-        rate = config.code_rate * (self.schedule.get_last_lr()[0] / config.learning_rate) ** 0.5
+        rate = config.code_rate * self.schedule.get_last_lr()[0] / config.learning_rate
         x = self.data.train_x[batch]
         for remaining in reversed(range(config.steps_per_visit)):
             q = self.codes[batch].requires_grad_()  # (batch, 2 d)
@@ -1682,36 +1681,43 @@ def importance_log_prob(
     return LogProb(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-def recall_log_prob(
-    model: VAE,
-    x: Tensor,
-    mu: Tensor,
-    logvar: Tensor,
-    sigma: float = 0.4,
-    num_samples: int = 1000,
-    *,
-    seed: int = 0,
-    cache: Path | None = None,
-) -> tuple[LogProb, float]:
-    """`importance_log_prob` with a VAE's decoder, or the same from `cache`; and its seconds.
+def recall(
+    function: Callable, model: VAE, *, seed: int = 0, cache: Path | None = None, **arguments
+) -> tuple[list, float]:
+    """function(decode=model.decode, generator=..., **arguments), or the same from `cache`; and the seconds it took.
 
-    Leaves the model in evaluation mode.
+    function: importance_log_prob, annealed_log_prob or infer_latents; what it returns comes as a list. arguments:
+    tensors, tuples of them, and plain values. Leaves the model in evaluation mode.
     """
     model.eval()
+    device = next(model.parameters()).device
+    generator = make_generator(seed, device)
 
     def compute() -> dict:
         start = time.perf_counter()
-        result = importance_log_prob(x, mu, logvar, model.decode, sigma, num_samples, make_generator(seed, x.device))
-        return result._asdict() | {"seconds": time.perf_counter() - start}
+        result = as_lists(function(decode=model.decode, generator=generator, **arguments))
+        return {"result": result, "seconds": time.perf_counter() - start}
 
     if cache is None:
         record = compute()
     else:
-        code = code_behind(recall_log_prob, *{type(module) for module in model.modules()})
-        arguments = [sigma, num_samples, seed, list(x.shape), list(mu.shape)]
-        key = key_of(model, x, mu, logvar, device=x.device, code=code, arguments=arguments)
-        record = cached(Path(cache) / f"logprob-{key[:24]}.pt", compute)
-    return LogProb(*(record[name] for name in LogProb._fields)), record["seconds"]
+        code = code_behind(recall, function, *{type(module) for module in model.modules()})
+        tensors, plain = [], {"seed": seed}
+        for name, value in sorted(arguments.items()):
+            several = (value,) if isinstance(value, Tensor) else value
+            if isinstance(several, tuple):
+                tensors += several
+                plain[name] = [[list(tensor.shape), str(tensor.dtype)] for tensor in several]
+            else:
+                plain[name] = value
+        key = key_of(model, *tensors, device=device, code=code, arguments=plain)
+        record = cached(Path(cache) / f"{function.__name__.replace('_', '-')}-{key[:24]}.pt", compute)
+    return record["result"], record["seconds"]
+
+
+def as_lists(result):
+    """Nested tuples as nested lists, which a file can keep without naming a class."""
+    return [as_lists(part) for part in result] if isinstance(result, tuple) else result
 
 
 def draw_log_weights(x, mu, logvar, decode, sigma: float, draws: int, generator) -> Tensor:

@@ -22,7 +22,9 @@ def work(folder):
     start = torch.zeros(60, 4), torch.zeros(60, 4)
     free = h.fit_latents(h.without_encoder(model), start, data, LATENTS, cache=folder / "cache")
     q = h.in_batches(h.build(h.mlp_vae, latent_size=4, hidden=(32,), seed=1).encode, x)
-    estimate, _ = h.recall_log_prob(free.model, x, *q, num_samples=20, cache=folder / "cache")
+    given = {"x": x, "mu": q[0], "logvar": q[1], "num_samples": 20}
+    estimate, _ = h.recall(h.importance_log_prob, free.model, cache=folder / "cache", **given)
+    estimate = h.LogProb(*estimate)
     settings = h.Settings(output=folder / "figures", cache=folder / "cache")
     report = h.Report("09_killed", settings, data)
     report.result("elbo", run.history["validation_elbo"].iloc[-1], "nats", digits=9)

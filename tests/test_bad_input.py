@@ -20,7 +20,8 @@ CONTRACT |= {"importance_log_prob", "infer_latents", "GaussianMixture", "frechet
 
 # called by notebooks, and why there is nothing in the table below for them
 NOTHING_TO_REFUSE = {
-    "in_mixed_precision": "takes a function only; what is wrong with that is raised when it is called",
+    "LogProb": "is a named tuple",
+    "FittedPrior": "is a dataclass of what has been checked",
     "explore": "what its function answers is refused by Screen.show, in the table",
     "DrawingPad": "its strokes are refused by rasterize, its size in the table under Screen",
     "both_sides": "is evaluate, twice",
@@ -333,10 +334,12 @@ CASES = {
         lambda x, mu, logvar, sigma=0.4: h.draw_log_weights(x, mu, logvar, decode, sigma, 2, None)
     )
     + [("draws is 0", lambda: h.draw_log_weights(images(), rows(), rows(), decode, 0.4, 0, None))],
-    "recall_log_prob": posterior_cases(
-        lambda x, mu, logvar, sigma=0.4: h.recall_log_prob(model(), x, mu, logvar, sigma, 2)
+    "recall": posterior_cases(
+        lambda x, mu, logvar, sigma=0.4: h.recall(
+            h.importance_log_prob, model(), x=x, mu=mu, logvar=logvar, sigma=sigma, num_samples=2
+        )
     )
-    + [("seed is -1", lambda: h.recall_log_prob(model(), images(), rows(), rows(), seed=-1))],
+    + [("seed is -1", lambda: h.recall(h.infer_latents, model(), x=images(), start=(rows(), rows()), seed=-1))],
     "annealed_log_prob": posterior_cases(
         lambda x, mu, logvar, sigma=0.4: h.annealed_log_prob(x, mu, logvar, decode, sigma, temperatures=2)
     )

@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_training(data):
     objective.steps = 0
     with pytest.raises(
         FloatingPointError,
-        match=r"stopped at epoch 1, step 3: loss is nan.*learning_rate \(now 0.0012\)",
+        match=r"stopped at epoch 1, step 3: loss is nan.*learning_rate \(now 0.0024\)",
     ):
         fit_small(data, objective=objective)
 
