@@ -145,8 +145,10 @@ def execute(path: Path, folder: Path, counting: bool) -> dict[str, list[float]]:
     before = f"import sys\nsys.path.insert(0, {here!r})\nimport arithmetic\nits_meter = arithmetic.start({counting})"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(before))
     notebook.cells.append(nbformat.v4.new_code_cell(f"arithmetic.finish(its_meter, {str(found)!r})"))
-    nbformat.write(notebook, folder / path.name)
-    asyncio.run(study.execute(folder / path.name))
+    copy = folder / "notebooks" / path.name
+    copy.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, copy)
+    asyncio.run(study.execute(copy))
     return json.loads(found.read_text())
 
 
@@ -163,6 +165,12 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def in_format(environ: Mapping[str, str], dtype: str) -> dict[str, str]:
+    """The environment in which helpers.py computes in float32 if that is `dtype`, else in the fastest there is."""
+    others = {name: value for name, value in environ.items() if name != "DTYPE"}
+    return others | ({"DTYPE": dtype} if dtype == "float32" else {})
+
+
 def notebooks() -> list[Path]:
     """All notebooks, in the order in which `make run` begins them."""
     return [path for number in ORDER for path in (h.PROJECT / "notebooks").glob(f"{number}_*.ipynb")]
@@ -175,7 +183,7 @@ def measure(kind: str, environ: Mapping[str, str], paths: Iterable[Path]) -> dic
     """
     with tempfile.TemporaryDirectory() as folder:
         places = {"CACHE": f"{folder}/cache", "OUTPUT": f"{folder}/figures", "OMP_NUM_THREADS": "1"}
-        with environment(dict(environ) | places | ({"DTYPE": kind} if kind == "float32" else {})):
+        with environment(in_format(environ, kind) | places):
             spent = {path.stem: execute(path, Path(folder), counting=kind == "flop") for path in paths}
     which = int(kind == "flop")
     return {notebook: {part: values[which] for part, values in parts.items()} for notebook, parts in spent.items()}
