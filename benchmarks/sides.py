@@ -3,8 +3,8 @@
 It returns `unit`, one piece of work that is timed again and again, and `quality`, a number that speed must not cost.
 Both sides of a row have the same data, and the same number of updates; but for the CNN the time to a given quality
 counts. Both may use all cores, as each has the machine to itself. The peers are what is commonly written, with the
-number of workers, of threads or of images at a time that a trial finds fastest. They compute in float32, and ours in
-bfloat16 where the processor has it: `quality` shows what that costs. EM is in float64 on both sides.
+number of workers, of threads or of images at a time that a trial finds fastest. Both sides compute in float32, or both
+multiply in bfloat16: `quality` shows what that costs. Our EM is in float64; the peer is timed in float32, too.
 """
 
 import itertools
@@ -28,6 +28,16 @@ from torch import Tensor, nn
 import helpers as h
 
 Side = tuple[Callable[[], None], Callable[[], float]]
+
+
+def in_bfloat16() -> bool:
+    """Whether this process is to multiply in bfloat16: where that is fast, unless DTYPE says float32."""
+    return os.environ.get("DTYPE") != "float32" and h.fast_bfloat16(torch.device("cpu"))
+
+
+def autocast() -> torch.autocast:
+    """What a peer needs in order to multiply in bfloat16, if it is to."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16())
 
 
 def mnist_root() -> Path:
@@ -117,7 +127,8 @@ class PlainVAE(nn.Module):
         hidden = F.relu(self.hidden(x.view(-1, 784)))  # (batch, 1, 28, 28) -> (batch, 784)
         mu, logvar = self.mu(hidden), self.logvar(hidden)
         z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
-        return torch.sigmoid(self.out(F.relu(self.back(z)))), mu, logvar
+        logits = self.out(F.relu(self.back(z))).float()  # as bfloat16 the pixels would be rounded to 0 and 1
+        return torch.sigmoid(logits), mu, logvar
 
 
 def plain_vae_loss(x_hat: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
@@ -129,7 +140,8 @@ def plain_vae_loss(x_hat: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tens
 def plain_vae_step(model: PlainVAE, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
     """One step of training."""
     optimizer.zero_grad()
-    x_hat, mu, logvar = model(x)
+    with autocast():
+        x_hat, mu, logvar = model(x)
     plain_vae_loss(x_hat, x, mu, logvar).backward()
     optimizer.step()
 
@@ -153,7 +165,8 @@ def vae_epoch_peer() -> Side:
         test = mnist_dataset(train=False)
         losses = 0.0
         for x, _ in loader(test, 200, 0, shuffle=False):
-            x_hat, mu, logvar = model(x)
+            with autocast():
+                x_hat, mu, logvar = model(x)
             losses += plain_vae_loss(x_hat, x, mu, logvar).item()
         return -losses / len(test)
 
@@ -214,7 +227,9 @@ class PlainCNN(nn.Module):
 def plain_cnn_step(model: PlainCNN, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
     """One step of training."""
     optimizer.zero_grad()
-    F.nll_loss(model(x), y).backward()
+    with autocast():
+        loss = F.nll_loss(model(x), y)
+    loss.backward()
     optimizer.step()
 
 
@@ -243,7 +258,7 @@ def cnn_peer() -> Side:
                     plain_cnn_step(model, optimizer, x, y)
                 schedule.step()
                 model.eval()
-                with torch.no_grad():
+                with torch.no_grad(), autocast():
                     correct = sum((model(x).argmax(1) == y).sum().item() for x, y in test_batches)
                 yield correct / len(test_set)
 
@@ -301,7 +316,9 @@ def log_prob_peer() -> Side:
 
     @torch.no_grad()
     def estimate(images: Tensor = x, batch_size: int = 100) -> float:
-        return model.get_nll(images / SIGMA, n_samples=1000, batch_size=batch_size) - 784 * math.log(SIGMA)
+        with autocast():
+            found = model.get_nll(images / SIGMA, n_samples=1000, batch_size=batch_size)
+        return found - 784 * math.log(SIGMA)
 
     best = fastest((50, 100, 200, 500, 1000), lambda batch_size: estimate(x[:5], batch_size))
     return lambda: values.append(estimate(batch_size=best)), lambda: values[-1]
@@ -356,7 +373,9 @@ def latents_peer() -> Side:
         for batch in itertools.islice(batches, STEPS):
             x, mean, log_variance = data.train_x[batch], mu[batch], logvar[batch]
             z = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
-            squared_error = (x - model.decode(z)).pow(2).sum()
+            with autocast():
+                x_hat = model.decode(z)
+            squared_error = (x - x_hat).pow(2).sum()
             kl = -0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
             optimizer.zero_grad()
             ((0.5 * squared_error / SIGMA**2 + kl) / len(batch)).backward()
@@ -368,19 +387,21 @@ def latents_peer() -> Side:
 # --- EM at 20,000 x 15 ---
 
 
-def em(kind: type, components: int, iterations: int) -> tuple[object, np.ndarray]:
-    """A mixture with a start of its own, and the 20,000 x 15 numbers to fit it to."""
+def em(kind: type, components: int, iterations: int, convert: Callable = np.asarray) -> tuple[object, np.ndarray]:
+    """A mixture with a start of its own, and the 20,000 x 15 numbers to fit it to; each array as `convert` makes it."""
     generator = h.make_generator(0)
     mixing = torch.randn(15, 15, generator=generator, dtype=torch.float64)
     x = (torch.randn(20_000, 15, generator=generator, dtype=torch.float64) @ mixing).numpy()
     precision = torch.linalg.inv(torch.cov(torch.from_numpy(x).T))
     start = {
-        "weights_init": [1 / components] * components,
+        "weights_init": np.full(components, 1 / components),
         "means_init": x[:components],
         "precisions_init": torch.stack([(precision + precision.T) / 2] * components).numpy(),
     }
     warnings.simplefilter("ignore", ConvergenceWarning)  # of the fits that are stopped on purpose
-    return kind(components, tol=0, max_iter=iterations, **start), x
+    start = {name: convert(values) for name, values in start.items()}
+    unused = "random_from_data"  # but the default would be refused with tensors
+    return kind(components, tol=0, max_iter=iterations, init_params=unused, **start), convert(x)
 
 
 def em_ours(components: int, iterations: int = 10) -> Side:
@@ -389,17 +410,28 @@ def em_ours(components: int, iterations: int = 10) -> Side:
     return lambda: mixture.fit(x), lambda: mixture.lower_bound_
 
 
-def em_peer(components: int, iterations: int = 10) -> Side:
+def em_peer(components: int, iterations: int = 10, convert: Callable = np.asarray) -> Side:
     """scikit-learn's, which ends with one more E step. On its small matrices one thread may be faster than all."""
-    mixture, x = em(sklearn.mixture.GaussianMixture, components, iterations)
-    trial, _ = em(sklearn.mixture.GaussianMixture, components, 2)
+    mixture, x = em(sklearn.mixture.GaussianMixture, components, iterations, convert)
+    trial, _ = em(sklearn.mixture.GaussianMixture, components, 2, convert)
 
     def fit(mixture, threads: int) -> None:
         with threadpool_limits(threads):
             mixture.fit(x)
 
     best = fastest((1, torch.get_num_threads()), lambda threads: fit(trial, threads))
-    return lambda: fit(mixture, best), lambda: mixture.lower_bound_
+    return lambda: fit(mixture, best), lambda: float(mixture.lower_bound_)
+
+
+def em_float32(components: int, iterations: int = 10) -> Side:
+    """scikit-learn's on numbers in float32, in which it then computes."""
+    return em_peer(components, iterations, np.float32)
+
+
+def em_torch(components: int, iterations: int = 10) -> Side:
+    """The same on torch's tensors, with torch's functions: needs SCIPY_ARRAY_API=1 from the start."""
+    sklearn.set_config(array_api_dispatch=True)
+    return em_peer(components, iterations, lambda values: torch.from_numpy(np.float32(values)))
 
 
 # --- the conv VAE's training step, against this machine's matrix product in the same number format ---
@@ -424,7 +456,7 @@ def step_peer() -> Side:
 
     Quality: billion operations in them.
     """
-    kind = torch.bfloat16 if h.fast_bfloat16(torch.device("cpu")) else torch.float32
+    kind = torch.bfloat16 if in_bfloat16() else torch.float32
     largest = 4096
     a, b = (torch.randn(largest, largest, generator=h.make_generator(seed)).to(kind) for seed in (0, 1))
 

@@ -1,0 +1,217 @@
+"""Where the arithmetic of `make run` goes: operations and seconds of each notebook, by part.
+
+A copy of each notebook is executed in a kernel of its own, in the order of `make run` and from a cache that is empty
+at first. Before its first cell `start` lets a meter attribute all that happens to the part that is at work; after the
+last `finish` writes the account down. Operations are those of products and convolutions as torch's FlopCounterMode
+finds them, forwards and backwards, a multiplication and an addition counting as two; they do not depend on the
+machine. Seconds are those of another pass, which counts nothing. What else takes time, such as a Cholesky factor or
+what runs outside torch, is in the seconds alone.
+"""
+
+import asyncio
+import contextlib
+import functools
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import helpers as h
+
+ORDER = ("01", "02", "03", "06", "05", "04")  # as in the Makefile
+UNITS = {"flop": (1e12, 2), "float32 (s)": (1, 0), "bfloat16 (s)": (1, 0)}  # what is kept, and its unit and digits
+PASSES = dict(zip(("flop", "float32", "bfloat16"), UNITS, strict=True))
+INFERENCE, REST = "inference on images", "rest"
+PARTS = {  # the functions and methods of helpers.py in which each is at work
+    "training": "Trainer.run_epoch Trainer.visit LatentTrainer.run_epoch LatentTrainer.visit",
+    "curves": "Trainer.measure LatentTrainer.measure",
+    "sampling": "importance_log_prob annealed_log_prob draw_log_weights anneal hamiltonian_move",
+    INFERENCE: "infer_latents in_batches evaluate latent_elbo judge VAE.encode VAE.decode_logits Classifier.forward",
+    "mixture": "GaussianMixture.fit GaussianMixture.score_samples GaussianMixture.predict GaussianMixture.sample "
+    "GaussianMixture.predict_proba expectation_step maximization_step monomials",
+}
+
+
+class Meter:
+    """Attributes what `read` counts, (seconds, operations), to the innermost part that is at work.
+
+    Inference is within much else, and is counted as such only where nothing else is at work.
+    """
+
+    def __init__(self, read: Callable[[], tuple[float, float]]):
+        self.read, self.part, self.last = read, REST, read()
+        self.spent = defaultdict(lambda: [0.0, 0.0])
+
+    def settle(self) -> None:
+        """What was spent since the last time goes to the part at work."""
+        now, account = self.read(), self.spent[self.part]
+        account[:] = [spent + after - before for spent, after, before in zip(account, now, self.last, strict=True)]
+        self.last = now
+
+    @contextlib.contextmanager
+    def inside(self, part: str) -> Iterator[None]:
+        """Inside, `part` is at work."""
+        if part == self.part or (part == INFERENCE and self.part != REST):
+            yield
+            return
+        self.settle()
+        outer, self.part = self.part, part
+        try:
+            yield
+        finally:
+            self.settle()
+            self.part = outer
+
+    def watch(self, module) -> None:
+        """From here on the functions of `module` that PARTS names tell when they are at work.
+
+        They keep their names and sources, by which models in the cache are found.
+        """
+        for part, names in PARTS.items():
+            for name in names.split():
+                owner, _, attribute = name.rpartition(".")
+                holder = getattr(module, owner) if owner else module
+                setattr(holder, attribute, self.watched(part, getattr(holder, attribute)))
+
+    def watched(self, part: str, function: Callable) -> Callable:
+        """The function, with `part` at work while it runs."""
+
+        @functools.wraps(function)
+        def inside(*args, **kwargs):
+            with self.inside(part):
+                return function(*args, **kwargs)
+
+        return inside
+
+
+class Untracked(contextlib.nullcontext):
+    """In place of what tells the counter which module is at work: its hooks break gradients of inputs."""
+
+    parents = ("Global",)
+
+
+def make_counter() -> FlopCounterMode:
+    """torch's counter, which knows convolutions and products of matrices, taught those with vectors and distances."""
+    aten = torch.ops.aten
+    operations = {  # of shapes
+        aten.mv: lambda a, b, **_: 2 * math.prod(a),
+        aten.addmv: lambda c, a, b, **_: 2 * math.prod(a),
+        aten.dot: lambda a, b, **_: 2 * math.prod(a),
+        aten._euclidean_dist: lambda a, b, out_shape, **_: 2 * math.prod(out_shape) * a[-1],
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=operations)
+    counter.mod_tracker = Untracked()
+    return counter
+
+
+def start(counting: bool) -> Meter:
+    """In a notebook's kernel, before its first cell. `counting` operations takes time: seconds mean nothing then.
+
+    The kernel's own start counts as rest. The checks are off: some are of speed, and `make run` makes them.
+    """
+    counter = make_counter()
+    if counting:
+        counter.__enter__()  # until the kernel ends
+    meter = Meter(lambda: (time.perf_counter(), counter.get_total_flops()))
+    meter.spent[REST][0] = time.time() - psutil.Process().create_time()
+    meter.watch(h)
+    h.Report.check = lambda *_, **__: None
+    return meter
+
+
+def finish(meter: Meter, path: str) -> None:
+    """In the kernel, after the last cell: write {part: [seconds, operations]}."""
+    meter.settle()
+    Path(path).write_text(json.dumps(meter.spent))
+
+
+def execute(path: Path, folder: Path, counting: bool) -> dict[str, list[float]]:
+    """What the notebook at `path` spends, {part: [seconds, operations]}: a copy of it, executed in `folder`."""
+    import nbformat
+
+    import study  # not at the top: a kernel that imports this file is not to wait for it
+
+    notebook, found, here = nbformat.read(path, as_version=4), folder / "found.json", str(Path(__file__).parent)
+    before = f"import sys\nsys.path.insert(0, {here!r})\nimport arithmetic\nits_meter = arithmetic.start({counting})"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(before))
+    notebook.cells.append(nbformat.v4.new_code_cell(f"arithmetic.finish(its_meter, {str(found)!r})"))
+    copy = folder / "notebooks" / path.name
+    copy.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, copy)
+    asyncio.run(study.execute(copy))
+    return json.loads(found.read_text())
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Inside, and for processes that start inside, the environment is `values`; afterwards it is as before."""
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(values)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def in_format(environ: Mapping[str, str], dtype: str) -> dict[str, str]:
+    """The environment in which helpers.py computes in float32 if that is `dtype`, else in the fastest there is."""
+    others = {name: value for name, value in environ.items() if name != "DTYPE"}
+    return others | ({"DTYPE": dtype} if dtype == "float32" else {})
+
+
+def notebooks() -> list[Path]:
+    """All notebooks, in the order in which `make run` begins them."""
+    return [path for number in ORDER for path in (h.PROJECT / "notebooks").glob(f"{number}_*.ipynb")]
+
+
+def measure(kind: str, environ: Mapping[str, str], paths: Iterable[Path]) -> dict[str, dict[str, float]]:
+    """One pass over notebooks, one after the other on one thread: {notebook: {part: operations or seconds}}.
+
+    kind: "flop", or the number format in which seconds are taken. environ: settings such as DATA.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"CACHE": f"{folder}/cache", "OUTPUT": f"{folder}/figures", "OMP_NUM_THREADS": "1"}
+        with environment(in_format(environ, kind) | places):
+            spent = {path.stem: execute(path, Path(folder), counting=kind == "flop") for path in paths}
+    which = int(kind == "flop")
+    return {notebook: {part: values[which] for part, values in parts.items()} for notebook, parts in spent.items()}
+
+
+def merge(found: dict, kind: str, measured: dict[str, dict[str, float]]) -> None:
+    """Put a pass into {notebook: {part: {"flop", "float32 (s)", "bfloat16 (s)"}}}, in place of an earlier one."""
+    for notebook, values in measured.items():
+        parts = found.setdefault(notebook, {})
+        for part in [*PARTS, REST]:
+            if part in values:
+                parts.setdefault(part, {})[PASSES[kind]] = values[part]
+
+
+def markdown(found: dict) -> str:
+    """A row for each notebook and one for all, a column for each part and one for all."""
+
+    def cell(entries: list[dict]) -> str:
+        shown = []
+        for key, (unit, digits) in UNITS.items():
+            values = [entry[key] for entry in entries if key in entry]
+            shown.append(f"{sum(values) / unit:,.{digits}f}" if values else "–")
+        return " · ".join(shown) if entries else ""
+
+    def line(name: str, among: list[dict]) -> list[str]:
+        columns = [[entry[part] for entry in among if part in entry] for part in [*PARTS, REST]]
+        return [name, *map(cell, columns), cell([entry for column in columns for entry in column])]
+
+    head = ["TFLOP · seconds at float32 · at bfloat16", *PARTS, REST, "all"]
+    rows = [line(name, [found[name]]) for name in sorted(found)] + [line("all", list(found.values()))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
