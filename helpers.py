@@ -957,7 +957,9 @@ def mlp_vae(latent_size: int = 8, hidden: tuple[int, ...] = (392, 196, 98)) -> V
 
 def without_encoder(model: VAE) -> VAE:
     """The same decoder, for latents that are found by optimization."""
-    return VAE(None, model.decoder, model.latent_size)
+    bare = VAE(None, model.decoder, model.latent_size)
+    bare.dtype = model.dtype
+    return bare
 
 
 def build(factory: Callable[..., nn.Module], *args, seed: int, **kwargs) -> nn.Module:
@@ -2560,6 +2562,7 @@ class Report:
             "data": self.data.name,
             "seed": self.settings.seed,
             "quick": self.settings.quick,
+            "dtype": self.settings.dtype,
             "results": self.results,
             "checks": self.checks,
         }

@@ -30,14 +30,21 @@ import helpers as h
 Side = tuple[Callable[[], None], Callable[[], float]]
 
 
-def in_bfloat16() -> bool:
-    """Whether this process is to multiply in bfloat16: where that is fast, unless DTYPE says float32."""
-    return os.environ.get("DTYPE") != "float32" and h.fast_bfloat16(torch.device("cpu"))
+def dtype() -> str:
+    """The format in which this process multiplies: as DTYPE says, else the fastest."""
+    return h.choose_dtype(os.environ.get("DTYPE"), "cpu")
+
+
+def build(factory: Callable[..., h.Network], *args, seed: int = 0, **options) -> h.Network:
+    """The project's network, in that format, laid out in memory as `fit` does."""
+    model = h.build(factory, *args, seed=seed, **options).to(memory_format=torch.channels_last)
+    model.dtype = dtype()
+    return model
 
 
 def autocast() -> torch.autocast:
     """What a peer needs in order to multiply in bfloat16, if it is to."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16())
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype() == "bfloat16")
 
 
 def mnist_root() -> Path:
@@ -104,7 +111,7 @@ def vae_epoch_ours() -> Side:
     config = h.VAEConfig(
         batch_size=128, learning_rate=1e-3, one_cycle=False, weight_decay=0.0, likelihood="bernoulli", snapshots=()
     )
-    model = h.build(h.mlp_vae, 20, hidden=(400,), seed=0)
+    model = build(h.mlp_vae, 20, hidden=(400,), seed=0)
     trainer = h.Trainer(model, h.vae_objective, data, config, h.make_generator(0))
     epochs = itertools.count(1)
 
@@ -195,7 +202,7 @@ def cnn_ours() -> Side:
 
     def train() -> None:
         seed = next(seeds)
-        model = h.build(h.Classifier, seed=seed).to(memory_format=torch.channels_last)
+        model = build(h.Classifier, seed=seed)
         trainer = h.Trainer(model, h.classification_objective, data, config, h.make_generator(seed))
 
         def accuracies() -> Iterator[float]:
@@ -275,7 +282,7 @@ SIGMA = 0.4
 def fitted_vae() -> tuple[h.VAE, Tensor]:
     """Notebook 02's VAE after two epochs, and 200 test images."""
     data = h.load_data("mnist")
-    return h.fit_conv_vae(data, h.Settings(quick=True)).model, data.test_x[:200]
+    return h.fit_conv_vae(data, h.Settings(quick=True, dtype=dtype())).model, data.test_x[:200]
 
 
 def log_prob_ours() -> Side:
@@ -284,7 +291,7 @@ def log_prob_ours() -> Side:
     generator, values = h.make_generator(0), []
 
     def estimate() -> None:
-        q, decode = h.in_batches(model.encode, x), h.in_mixed_precision(model.decode)
+        q, decode = h.in_batches(model.encode, x), model.decode
         values.append(h.importance_log_prob(x, *q, decode, SIGMA, 1000, generator).log_prob.mean().item())
 
     return estimate, lambda: values[-1]
@@ -334,7 +341,7 @@ def latents_of_all() -> tuple[h.Data, h.VAE, tuple[Tensor, Tensor], Iterator[Ten
     data = h.Data("mnist", *h.read_mnist(mnist_root()))
     start = h.pca_posterior(data.train_x[:5_000], 200, SIGMA)(data.train_x)
     order = torch.randperm(len(data.train_x), generator=h.make_generator(0))
-    model = h.without_encoder(h.build(h.conv_vae, seed=0)).to(memory_format=torch.channels_last)
+    model = h.without_encoder(build(h.conv_vae, seed=0))
     return data, model, start, itertools.cycle(order.split(VISITED))
 
 
@@ -443,7 +450,7 @@ def step_ours(batch_size: int = 48, latent_size: int = 200) -> Side:
 
     x = torch.rand(batch_size, 1, 28, 28, generator=h.make_generator(0))
     data = h.Data("mnist", x, torch.zeros(batch_size, dtype=torch.long), x, torch.zeros(batch_size, dtype=torch.long))
-    model = h.build(h.conv_vae, latent_size, seed=0).to(memory_format=torch.channels_last).train()
+    model = build(h.conv_vae, latent_size, seed=0).train()
     trainer = h.Trainer(model, h.vae_objective, data, h.VAEConfig(batch_size=batch_size), h.make_generator(0))
     batch = torch.arange(batch_size)
     with FlopCounterMode(display=False) as counter:
@@ -456,7 +463,7 @@ def step_peer() -> Side:
 
     Quality: billion operations in them.
     """
-    kind = torch.bfloat16 if in_bfloat16() else torch.float32
+    kind = torch.bfloat16 if dtype() == "bfloat16" else torch.float32
     largest = 4096
     a, b = (torch.randn(largest, largest, generator=h.make_generator(seed)).to(kind) for seed in (0, 1))
 
@@ -481,14 +488,14 @@ def made_up(images: int) -> h.Data:
 def grow_images(images: int) -> Side:
     """An epoch of the fully connected VAE on `images` images."""
     config = h.VAEConfig(batch_size=128, one_cycle=False, likelihood="bernoulli", snapshots=())
-    model = h.build(h.mlp_vae, 20, seed=0)
+    model = build(h.mlp_vae, 20, seed=0)
     trainer = h.Trainer(model, h.vae_objective, made_up(images), config, h.make_generator(0))
     return lambda: trainer.run_epoch(1), lambda: math.nan
 
 
 def grow_codes(images: int) -> Side:
     """A hundred steps of latent optimization, of 48 images and their codes each, with a small decoder."""
-    model, codes = h.without_encoder(h.build(h.mlp_vae, 200, hidden=(400,), seed=0)), torch.zeros(images, 400)
+    model, codes = h.without_encoder(build(h.mlp_vae, 200, hidden=(400,), seed=0)), torch.zeros(images, 400)
     config, generator = h.LatentConfig(one_cycle=False, snapshots=()), h.make_generator(0)
     trainer = h.LatentTrainer(model, codes, h.NaturalGradient(codes), made_up(images), config, generator)
     batches = itertools.cycle(torch.randperm(images, generator=generator).split(VISITED)[:-1])
@@ -497,7 +504,7 @@ def grow_codes(images: int) -> Side:
 
 def grow_samples(samples: int) -> Side:
     """log p(x) of 20 images from `samples` samples each, with an untrained decoder."""
-    model = h.build(h.conv_vae, seed=0).to(memory_format=torch.channels_last).eval()
-    x, decode = torch.rand(20, 1, 28, 28, generator=h.make_generator(0)), h.in_mixed_precision(model.decode)
+    model = build(h.conv_vae, seed=0).eval()
+    x, decode = torch.rand(20, 1, 28, 28, generator=h.make_generator(0)), model.decode
     q, generator = (torch.zeros(20, 200), torch.zeros(20, 200)), h.make_generator(0)
     return lambda: h.importance_log_prob(x, *q, decode, SIGMA, samples, generator), lambda: math.nan

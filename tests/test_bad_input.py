@@ -106,7 +106,8 @@ def posterior_cases(call):
 CASES = {
     "Settings": [("DATA is 'cifar'", lambda: h.Settings.from_environment({"DATA": "cifar"}))]
     + [("SEED is 'one'", lambda: h.Settings.from_environment({"SEED": "one"}))]
-    + [("DEVICE is 'tpu'", lambda: h.Settings.from_environment({"DEVICE": "tpu"}))],
+    + [("DEVICE is 'tpu'", lambda: h.Settings.from_environment({"DEVICE": "tpu"}))]
+    + [("DTYPE is 'float16': choose one of 'float32', 'b", lambda: h.Settings.from_environment({"DTYPE": "float16"}))],
     "make_generator": [
         ("seed is -1", lambda: h.make_generator(-1)),
         ("seed is 0.5", lambda: h.make_generator(0.5)),
@@ -236,6 +237,7 @@ CASES = {
         ("x has 1 entries", lambda: h.vae_objective(model(), poisoned(images()), digits(), h.VAEConfig(), None)),
     ],
     "fit": [
+        ("dtype is 'half'", lambda: h.fit(model(), h.vae_objective, small_data(), h.VAEConfig(), dtype="half")),
         ("train_x has shape", lambda: fit(small_data(train_x=images(0)))),
         ("train_x has 1 entries", lambda: fit(small_data(train_x=poisoned(images(20))))),
         (r"train_x spans \[.*, 255\]", lambda: fit(small_data(train_x=poisoned(images(20), 255.0)))),

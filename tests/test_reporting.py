@@ -18,6 +18,10 @@ def test_settings_come_from_the_environment(tmp_path):
     assert (default.seed, default.quick, default.source) == (0, False, "auto")
     assert (default.per_class, default.test_size) == (2000, None)
     assert default.output == h.PROJECT / "report" / "figures"
+    fast = h.fast_bfloat16(h.torch.device(default.device))
+    assert default.dtype == ("bfloat16" if fast else "float32")
+    for dtype in h.DTYPES:
+        assert h.Settings.from_environment({"DTYPE": dtype}).dtype == dtype
     environ = {"SEED": "7", "QUICK": "1", "DATA": "digits", "OUTPUT": str(tmp_path), "CACHE": "kept", "DEVICE": "cpu"}
     changed = h.Settings.from_environment(environ)
     assert (changed.seed, changed.quick, changed.source, changed.device) == (7, True, "digits", "cpu")

@@ -124,7 +124,7 @@ def test_refresh_stores_outputs_and_a_stamp_without_progress_bars(small, capfd):
     study.refresh([small])
     notebook = nbformat.read(small, as_version=4)
     stamp = notebook.metadata["latent_digits"]
-    assert (stamp["data"], stamp["seed"], stamp["quick"]) == ("digits", 0, False)
+    assert (stamp["data"], stamp["seed"], stamp["quick"], stamp["dtype"]) == ("digits", 0, False, "float32")
     assert stamp["versions"]["torch"] == study.versions()["torch"]
     assert "+" not in stamp["versions"]["torch"]
     text = "".join(output.get("text", "") for cell in notebook.cells[1:] for output in cell.outputs)
@@ -204,7 +204,7 @@ def test_a_stamp_notices_every_change(small, monkeypatch):
     notebook = refreshed(small)
     notebook.cells[0].source = "Prose may change."
     assert study.stale(notebook) == []
-    for key, value in (("data", "digits"), ("seed", 3), ("quick", True)):
+    for key, value in (("data", "digits"), ("seed", 3), ("quick", True), ("dtype", "bfloat16")):
         changed = nbformat.from_dict(notebook)
         changed.metadata["latent_digits"] = notebook.metadata["latent_digits"] | {key: value}
         assert any("not executed at full scale" in reason for reason in study.stale(changed))

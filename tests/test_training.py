@@ -21,8 +21,8 @@ def small_vae():
     return h.mlp_vae(latent_size=4, hidden=(32,))
 
 
-def fit_small(data, config=TINY_VAE, seed=0, cache=None, objective=h.vae_objective):
-    return h.fit(h.build(small_vae, seed=seed), objective, data, config, seed=seed, cache=cache)
+def fit_small(data, config=TINY_VAE, seed=0, cache=None, objective=h.vae_objective, dtype="float32"):
+    return h.fit(h.build(small_vae, seed=seed), objective, data, config, seed=seed, dtype=dtype, cache=cache)
 
 
 def test_network_shapes():
@@ -74,6 +74,28 @@ def test_build_is_set_by_its_seed_and_leaves_the_global_generator_alone():
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["encoder.1.weight"], other["encoder.1.weight"])
+
+
+def test_a_network_multiplies_in_its_format_and_returns_float32(data):
+    x = data.test_x[:8]
+    for model in (h.build(h.conv_vae, seed=0).eval(), h.build(h.Classifier, seed=0).eval()):
+        call = model.encode if isinstance(model, h.VAE) else lambda x, model=model: (model(x), model.features(x))
+        precise = call(x)
+        model.dtype = "bfloat16"
+        coarse = call(x)
+        for exact, rounded in zip(precise, coarse, strict=True):
+            assert rounded.dtype == torch.float32
+            assert 0 < (exact - rounded).abs().max() < 0.05 * exact.abs().max()
+    assert h.without_encoder(h.build(h.conv_vae, seed=0)).dtype == "float32"
+
+
+def test_fit_trains_in_the_format_that_it_is_given(data):
+    config = h.VAEConfig(epochs=1, snapshots=())
+    runs = {dtype: h.fit(h.build(h.mlp_vae, seed=0), h.vae_objective, data, config, dtype=dtype) for dtype in h.DTYPES}
+    assert {dtype: run.model.dtype for dtype, run in runs.items()} == {dtype: dtype for dtype in h.DTYPES}
+    elbos = [run.history["validation_elbo"].iloc[-1] for run in runs.values()]
+    assert elbos[0] != elbos[1]
+    assert abs(elbos[0] - elbos[1]) < 0.05 * abs(elbos[0])
 
 
 def test_an_unknown_likelihood_is_refused():
@@ -225,10 +247,11 @@ def other_objective(model, x, y, config, generator):
         {"config": replace(TINY_VAE, sigma=0.5)},
         {"config": replace(TINY_VAE, epochs=2)},
         {"seed": 1},
+        {"dtype": "bfloat16"},
         {"objective": other_objective},
         {"data": h.load_data("digits", per_class=40, seed=3)},
     ],
-    ids=["setting", "epochs", "seed", "objective", "data"],
+    ids=["setting", "epochs", "seed", "format", "objective", "data"],
 )
 def test_any_change_trains_anew(data, tmp_path, monkeypatch, change):
     calls = count_training(monkeypatch)
