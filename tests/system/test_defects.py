@@ -13,8 +13,6 @@ import pytest
 
 import helpers as h
 
-pytestmark = pytest.mark.thorough
-
 NOT_THE_PROJECT = shutil.ignore_patterns(
     ".git", ".venv", ".cache", ".*_cache", "__pycache__", "report", "play", "data", "mutants", ".hypothesis"
 )
@@ -44,7 +42,7 @@ def execute_again(project, number, quick=True):
 
 def look_at_stored(project):
     """What `make test`'s first half says of the stored notebooks."""
-    return call(project, sys.executable, "-m", "pytest", "tests/test_notebooks.py")
+    return call(project, sys.executable, "-m", "pytest", "tests/stored/test_notebooks.py")
 
 
 def replace_in(path, old, new):

@@ -23,8 +23,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import helpers as h
 
-pytestmark = pytest.mark.thorough
-
 
 def outcome(folder):
     """What an undisturbed run leaves: its results, and the names of its files."""

@@ -3,6 +3,8 @@
 import json
 import re
 
+import bench
+import numpy as np
 import pytest
 
 import helpers as h
@@ -76,6 +78,18 @@ def test_what_stands_beside_the_sources_comes_from_the_run():
         assert [is_from([everything[name]], text) for name, text in zip(names, found, strict=True)] == [True] * len(
             names
         )
+
+
+def test_the_stored_benchmark_is_complete_and_in_the_readme():
+    stored = json.loads((h.PROJECT / "benchmarks" / "results.json").read_text())
+    assert [row["row"] for row in stored["rows"]] == [row.label for row in bench.ROWS]
+    assert set(stored["growth"]) == set(bench.GROWTH)
+    assert stored["run"]["minutes"] > 1
+    assert bench.markdown(stored) in README
+    assert f"{stored['machine']['cores']} cores ({stored['machine']['cpu']};" in README
+    for points in stored["growth"].values():
+        slope = np.polyfit(np.log(points["sizes"]), np.log(points["seconds"]), 1)[0]
+        assert points["slope"] == pytest.approx(slope)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
