@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # in an order in which none waits long for what another trains
 NOTEBOOKS ?= $(foreach number,01 02 03 06 05 04,$(wildcard notebooks/$(number)_*.ipynb))
-# JOBS notebooks, or files of unit tests, are executed at a time, each on one thread: faster than one after the other on
+# JOBS notebooks, or tests, are executed at a time, each on one thread: faster than one after the other on
 # all cores, the more so where others use them too; and the numbers do not depend on how many cores there are.
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
