@@ -1,10 +1,10 @@
 # QUICK=1, SEED=n, DATA=digits, MNIST_ROOT=folder and JOBS=n may be put before any of these.
-.PHONY: run test test-code test-notebooks report lab bench mutate refresh lint hooks clean
+.PHONY: run quick test test-code test-notebooks report lab bench mutate refresh lint hooks clean
 PYTHON ?= python3
 BIN := .venv/bin
 # in an order in which none waits long for what another trains
 NOTEBOOKS ?= $(foreach number,02 03 01 06 05 04,$(wildcard notebooks/$(number)_*.ipynb))
-# JOBS notebooks, or files of unit tests, are executed at a time, each on one thread: faster than one after the other on
+# JOBS notebooks, or tests, are executed at a time, each on one thread: faster than one after the other on
 # all cores, the more so where others use them too; and the numbers do not depend on how many cores there are.
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
@@ -13,11 +13,15 @@ BENCH ?= report/bench
 run: .venv/installed     ## execute every notebook and write the report; no committed file changes
 	$(BIN)/python study.py run --jobs $(JOBS) $(NOTEBOOKS)
 
-test: test-code test-notebooks ## lint, unit tests, and every notebook re-executed with nbval
-
-test-code: .venv/installed
+quick: .venv/installed   ## a minute: lint, and the unit tests, which start no process, kernel or browser
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/pytest -n $(JOBS) --dist loadfile tests
+	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/unit
+
+test: test-code test-notebooks ## ten minutes with trained models: all tests, and every notebook re-executed with nbval
+
+# the files that take long come first
+test-code: quick
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/system tests/stored
 
 test-notebooks: .venv/installed
 	OUTPUT=report/test $(BIN)/pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=36000 -v --tb=short $(NOTEBOOKS)

@@ -1,6 +1,11 @@
 """Fixtures shared by the tests."""
 
+import functools
+import hashlib
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import hypothesis
 import matplotlib
@@ -17,14 +22,7 @@ hypothesis.settings.register_profile("same", unhurried, derandomize=True)
 hypothesis.settings.register_profile("explore", unhurried, max_examples=300, print_blob=True)
 hypothesis.settings.load_profile("same")
 matplotlib.use("Agg")
-
-
-def pytest_collection_modifyitems(items):
-    """A QUICK run leaves out what is thorough rather than quick, and says so."""
-    if os.environ.get("QUICK", "") not in ("", "0"):
-        for item in items:
-            if item.get_closest_marker("thorough"):
-                item.add_marker(pytest.mark.skip(reason="thorough: not in a QUICK run"))
+h.read_digits = functools.cache(h.read_digits)  # once in each process, not at every call
 
 
 @pytest.fixture
@@ -57,3 +55,26 @@ def idx_folder(tmp_path):
         header = np.array([0x801, count], ">i4").tobytes()
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(header + (np.arange(count) % 10).astype(np.uint8).tobytes())
     return tmp_path
+
+
+@pytest.fixture
+def tiny_mnist(idx_folder, monkeypatch):
+    """The tiny MNIST of `idx_folder`, with its own checksums and no mirror that answers."""
+    files = (idx_folder / "MNIST" / "raw").iterdir()
+    monkeypatch.setattr(h, "MNIST_MD5", {f.name: hashlib.md5(f.read_bytes()).hexdigest() for f in files})
+    monkeypatch.setattr(h.import_datasets().MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(h.import_datasets().MNIST, "resources", [(f"{name}.gz", "0") for name in h.MNIST_MD5])
+    return idx_folder
+
+
+@pytest.fixture
+def with_nobody(tiny_mnist):
+    """The tiny MNIST where anybody can reach it, and what makes us a user without rights: root may do everything."""
+    folder, user = Path(tempfile.mkdtemp()), os.geteuid()
+    folder.chmod(0o755)
+    shutil.copytree(tiny_mnist / "MNIST", folder / "MNIST")
+    yield folder, lambda: os.seteuid(65534 if user == 0 else user)
+    os.seteuid(user)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755)
+    shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""Pictures that follow a slider, the mouse, a drawing: without a browser (for one, see test_browser.py)."""
+"""Pictures that follow a slider, the mouse, a drawing: without a browser (for one, see system/test_browser.py)."""
 
 import io
 import math

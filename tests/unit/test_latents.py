@@ -358,10 +358,11 @@ def test_same_seed_same_codes_and_the_start_is_left_alone(data):
     assert all(torch.equal(value, old) for value, old in zip(start, before, strict=True))
 
 
-def test_a_cached_run_is_the_same_and_any_change_trains_anew(data, tmp_path, monkeypatch):
+def test_a_cached_run_is_the_same_and_any_change_trains_anew(tmp_path, monkeypatch):
     trainings = []
     original = h.LatentTrainer.__init__
     monkeypatch.setattr(h.LatentTrainer, "__init__", lambda *a: trainings.append(1) or original(*a))
+    data = h.load_data("digits", per_class=10, test_size=100)
     mu, logvar = pca_start(data)
     first = fit_small(data, cache=tmp_path)
     again = fit_small(data, cache=tmp_path)
@@ -378,9 +379,9 @@ def test_a_cached_run_is_the_same_and_any_change_trains_anew(data, tmp_path, mon
     assert len(trainings) == 6
 
 
-def test_conv_latents_run_at_the_scale_of_the_settings(data, settings):
-    run = h.fit_conv_latents(data, settings)
-    assert run.mu.shape == run.logvar.shape == (len(data.train_x), 200)
+def test_conv_latents_run_at_the_scale_of_the_settings(settings):
+    run = h.fit_conv_latents(h.load_data("digits", per_class=21, test_size=20), settings)
+    assert run.mu.shape == run.logvar.shape == (210, 200)
     assert list(run.history.index) == [1, 2]
 
 

@@ -1,10 +1,12 @@
 """Executing, stamping and publishing notebooks, and noticing that a stored one no longer fits."""
 
 import asyncio
+import contextlib
+import io
 import os
 import re
+import shutil
 import subprocess
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -12,6 +14,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import helpers as h
 import study
+
+PROJECT = h.PROJECT  # also where the tests have another
 
 SETUP = """import sys
 sys.path.insert(0, PROJECT)
@@ -28,24 +32,66 @@ report.result("answer", 42, "nats", digits=0)
 report.finish()"""
 
 
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    """A small notebook, and a project folder of its own to write to."""
+# a warning beside a progress bar, and a widget beside its twin
+REMARKS = """import ipywidgets, warnings
+for _ in tqdm(range(3), leave=False):
+    warnings.warn("watch out")
+print("its twin")
+ipywidgets.FloatSlider()"""
+
+
+def write_small(folder, *more):
+    """A small notebook in `folder`, with `more` cells of code."""
     cells = [
         new_markdown_cell(
             "# Small\n\nA formula, $\\mathrm{KL}(q\\,\\|\\,p) \\ge 0$, and\n\n$$\\frac{1}{2}\\sum_i z_i^2$$"
         ),
-        new_code_cell(SETUP.replace("PROJECT", repr(str(h.PROJECT)))),
-        new_code_cell(BODY),
+        *map(new_code_cell, (SETUP.replace("PROJECT", repr(str(PROJECT))), BODY, *more)),
     ]
-    path = tmp_path / "09_small.ipynb"
+    path = folder / "09_small.ipynb"
     nbformat.write(new_notebook(cells=cells), path)
-    monkeypatch.setenv("OUTPUT", str(tmp_path / "figures"))
-    monkeypatch.setenv("CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("QUICK", "0")
-    monkeypatch.setenv("SEED", "0")
-    monkeypatch.setattr(h, "PROJECT", tmp_path)
     return path
+
+
+@contextlib.contextmanager
+def project_in(folder):
+    """All that is written goes to `folder`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"OUTPUT": folder / "figures", "CACHE": folder / "cache", "QUICK": 0, "SEED": 0}.items():
+            patch.setenv(name, str(value))
+        patch.setattr(h, "PROJECT", folder)
+        yield
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A small notebook, and a project folder of its own to write to."""
+    with project_in(tmp_path):
+        yield write_small(tmp_path)
+
+
+HALVES = (".09_small.ipynb", "report/.09_small.html", "report/.index.html", "report/figures/.09_picture.png")
+
+
+@pytest.fixture(scope="module")
+def refreshed_once(tmp_path_factory):
+    """A small notebook with remarks, refreshed where a killed command had left halves, and what the terminal showed."""
+    folder, shown = tmp_path_factory.mktemp("refreshed"), io.StringIO()
+    (folder / "report" / "figures").mkdir(parents=True)
+    for half in HALVES:
+        (folder / f"{half}.abc.part").write_bytes(b"half")
+    with project_in(folder), contextlib.redirect_stderr(shown):
+        path = write_small(folder, REMARKS)
+        study.refresh([path])
+    return path, shown.getvalue()
+
+
+@pytest.fixture
+def refreshed(refreshed_once, tmp_path):
+    """A copy of it, and of its project folder."""
+    shutil.copytree(refreshed_once[0].parent, tmp_path, dirs_exist_ok=True)
+    with project_in(tmp_path):
+        yield tmp_path / refreshed_once[0].name
 
 
 def test_run_writes_the_report_and_changes_no_notebook(small, capsys):
@@ -61,6 +107,11 @@ def test_run_writes_the_report_and_changes_no_notebook(small, capsys):
     index = (small.parent / "report" / "index.html").read_text()
     assert 'href="09_small.html"' in index
     assert "42 nats" in index
+    # pages need no network
+    assert "<script src=" not in page
+    assert "$" not in re.sub(r"<(script|style).*?</\1>", "", page, flags=re.S)
+    assert page.count("<math") == 2
+    assert 'display="block"' in page
 
 
 WAITING = """import pathlib, time
@@ -78,10 +129,8 @@ def pair(small):
     notebook = nbformat.read(small, as_version=4)
     for path, other in zip(paths, paths[::-1], strict=True):
         waiting = WAITING.format(folder=str(small.parent), name=f"{path.stem}-runs", other=f"{other.stem}-runs")
-        code = [
-            new_code_cell(SETUP.replace("PROJECT", repr(str(Path(h.__file__).parent))).replace("09_small", path.stem))
-        ]
-        cells = [notebook.cells[0], *code, new_code_cell(waiting), new_code_cell(BODY)]
+        setup = notebook.cells[1].source.replace("09_small", path.stem)
+        cells = [notebook.cells[0], *map(new_code_cell, (setup, waiting, BODY))]
         nbformat.write(new_notebook(cells=cells), path)
     return paths
 
@@ -111,75 +160,46 @@ def test_after_an_error_what_runs_is_finished_and_nothing_else_is_started(monkey
     assert finished == ["first"]
 
 
-def test_pages_need_no_network(small):
-    study.run([small])
-    page = (small.parent / "report" / "09_small.html").read_text()
-    assert "<script src=" not in page
-    assert "$" not in re.sub(r"<(script|style).*?</\1>", "", page, flags=re.S)
-    assert page.count("<math") == 2
-    assert 'display="block"' in page
+def stream(cell, name):
+    """What a stored cell has in its stdout or stderr."""
+    return "".join(output.text for output in cell.outputs if output.get("name") == name)
 
 
-def test_refresh_stores_outputs_and_a_stamp_without_progress_bars(small, capfd):
-    study.refresh([small])
-    notebook = nbformat.read(small, as_version=4)
+def test_refresh_stores_outputs_and_a_stamp_without_progress_bars(refreshed, refreshed_once):
+    notebook = nbformat.read(refreshed, as_version=4)
     stamp = notebook.metadata["latent_digits"]
     assert (stamp["data"], stamp["seed"], stamp["quick"], stamp["dtype"]) == ("digits", 0, False, "float32")
     assert stamp["versions"]["torch"] == study.versions()["torch"]
     assert "+" not in stamp["versions"]["torch"]
-    text = "".join(output.get("text", "") for cell in notebook.cells[1:] for output in cell.outputs)
-    assert "✓ two is two" in text
-    assert "%|" not in text
-    assert "100%" in capfd.readouterr().err
+    assert "✓ two is two" in stream(notebook.cells[2], "stdout")
+    assert not any("%|" in stream(cell, "stderr") for cell in notebook.cells[1:])
+    assert "100%" in refreshed_once[1]
 
 
-def test_a_warning_beside_a_progress_bar_is_not_lost(small):
-    notebook = nbformat.read(small, as_version=4)
-    notebook.cells[2].source = "import warnings\n" + BODY.replace("pass", "warnings.warn('watch out')", 1)
-    nbformat.write(notebook, small)
-    study.refresh([small])
-    outputs = nbformat.read(small, as_version=4).cells[2].outputs
-    stored = "".join(output.get("text", "") for output in outputs if output.get("name") == "stderr")
-    assert "watch out" in stored
-    assert "%|" not in stored
+def test_a_warning_beside_a_progress_bar_is_not_lost(refreshed):
+    assert "watch out" in stream(nbformat.read(refreshed, as_version=4).cells[3], "stderr")
 
 
-def test_a_widget_is_not_stored_but_what_stands_beside_it_is(small):
-    notebook = nbformat.read(small, as_version=4)
-    widget = "import ipywidgets\nprint('its twin')\nipywidgets.FloatSlider()"
-    notebook.cells.append(new_code_cell(widget))
-    nbformat.write(notebook, small)
-    study.refresh([small])
-    stored = nbformat.read(small, as_version=4)
-    assert [output.get("text") for output in stored.cells[-1].outputs] == ["its twin\n"]
+def test_a_widget_is_not_stored_but_what_stands_beside_it_is(refreshed):
+    stored = nbformat.read(refreshed, as_version=4)
+    assert stream(stored.cells[3], "stdout") == "its twin\n"
+    assert {output.output_type for output in stored.cells[3].outputs} == {"stream"}
     assert "widgets" not in stored.metadata
 
 
-def test_the_report_of_stored_notebooks_executes_nothing(small, capsys):
-    study.refresh([small])
-    figures = small.parent / "figures"
+def test_the_report_of_stored_notebooks_executes_nothing_and_removes_what_a_killed_command_left(refreshed, capsys):
+    figures = refreshed.parent / "figures"
     (figures / "09_picture.png").write_bytes(b"a picture")
-    notebook = nbformat.read(small, as_version=4)
+    notebook = nbformat.read(refreshed, as_version=4)
     notebook.cells[1].source = "raise SystemExit"
-    nbformat.write(notebook, small)
-    study.report([small])
-    folder = small.parent / "report"
+    nbformat.write(notebook, refreshed)
+    study.report([refreshed])
+    folder = refreshed.parent / "report"
     assert "✓ two is two" in (folder / "09_small.html").read_text()
     assert "42 nats" in (folder / "index.html").read_text()
     assert (folder / "figures" / "09_picture.png").read_bytes() == b"a picture"
     assert str(folder / "index.html") in capsys.readouterr().out
-
-
-def test_what_a_killed_command_left_half_written_is_removed(small):
-    folder = small.parent
-    (folder / "report" / "figures").mkdir(parents=True)
-    halves = [".09_small.ipynb", "report/.09_small.html", "report/.index.html", "report/figures/.09_picture.png"]
-    for half in halves:
-        (folder / f"{half}.abc.part").write_bytes(b"half")
-    study.refresh([small])
-    (folder / "figures" / "09_picture.png").write_bytes(b"a picture")
-    study.report([small])
-    assert not [*folder.rglob("*.part")]
+    assert not [*refreshed.parent.rglob("*.part")]
 
 
 def test_a_failing_cell_leaves_the_stored_notebook_as_it_was(small):
@@ -192,16 +212,17 @@ def test_a_failing_cell_leaves_the_stored_notebook_as_it_was(small):
     assert small.read_bytes() == before
 
 
-def refreshed(path):
-    study.refresh([path])
-    notebook = nbformat.read(path, as_version=4)
+@pytest.fixture
+def stamped(refreshed):
+    """The notebook as if it had been executed on MNIST."""
+    notebook = nbformat.read(refreshed, as_version=4)
     notebook.metadata["latent_digits"]["data"] = "mnist"
     assert study.stale(notebook) == []
     return notebook
 
 
-def test_a_stamp_notices_every_change(small, monkeypatch):
-    notebook = refreshed(small)
+def test_a_stamp_notices_every_change(stamped, monkeypatch):
+    notebook = stamped
     notebook.cells[0].source = "Prose may change."
     assert study.stale(notebook) == []
     for key, value in (("data", "digits"), ("seed", 3), ("quick", True), ("dtype", "bfloat16")):
@@ -212,8 +233,8 @@ def test_a_stamp_notices_every_change(small, monkeypatch):
     assert any("torch 2" in reason for reason in study.stale(notebook))
 
 
-def test_a_stamp_notices_changed_cells_and_helpers(small, monkeypatch):
-    notebook, source = refreshed(small), h.SOURCE
+def test_a_stamp_notices_changed_cells_and_helpers(stamped, monkeypatch):
+    notebook, source = stamped, h.SOURCE
     monkeypatch.setattr(h, "SOURCE", source.replace("def frechet_distance(", "def frechet_distance(ignored, "))
     assert study.stale(notebook) == []  # the notebook never reaches it
     monkeypatch.setattr(h, "SOURCE", source.replace("round(float(value), digits)", "round(-float(value), digits)"))

@@ -1,10 +1,13 @@
 """The interactive parts, in a real browser: JupyterLab, all cells run, then a slider, a mouse, a menu."""
 
+import ast
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
+import symtable
 import sys
 import time
 import urllib.error
@@ -73,11 +76,36 @@ def map_alone():
     return new_notebook(cells=[new_code_cell(MAP)], metadata={"kernelspec": kernel})
 
 
+def names(source):
+    """The names that a cell gives, those of which it changes a part, and those that it takes."""
+    cell = symtable.symtable(source, "cell", "exec")
+    given = {symbol.get_name() for symbol in cell.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    parts = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store)]
+    scopes, taken = [cell], set()
+    for scope in scopes:
+        scopes += scope.get_children()
+        taken |= {s.get_name() for s in scope.get_symbols() if s.is_referenced() and (scope is cell or s.is_global())}
+    return given, {ast.unparse(part.value) for part in parts}, taken
+
+
+def interactive_part(path):
+    """The notebook without the cells that none of its interactive ones needs."""
+    notebook, cells, wanted = nbformat.read(path, as_version=4), [], set()
+    for cell in reversed([cell for cell in notebook.cells if cell.cell_type == "code"]):
+        given, changed, taken = names(cell.source)
+        if wanted & (given | changed) or re.search(r"h\.(explore|latent_map|DrawingPad)\(", cell.source):
+            cells.insert(0, cell)
+            wanted = wanted - given | taken
+    return new_notebook(cells=cells, metadata=notebook.metadata)
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The address of a JupyterLab over copies of the notebooks, with QUICK settings."""
+    """The address of a JupyterLab over the interactive parts of the notebooks, with QUICK settings."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(h.PROJECT / "notebooks", folder / "notebooks")
+    (folder / "notebooks").mkdir()
+    for path in (h.PROJECT / "notebooks").glob("*.ipynb"):
+        nbformat.write(interactive_part(path), folder / "notebooks" / path.name)
     (folder / "helpers.py").symlink_to(h.PROJECT / "helpers.py")
     nbformat.write(map_alone(), folder / "notebooks" / "map.ipynb")
     for name, text in LAB_SETTINGS.items():

@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import subprocess
 import sys
 import textwrap
 from dataclasses import replace
@@ -244,19 +243,19 @@ def other_objective(model, x, y, config, generator):
 @pytest.mark.parametrize(
     "change",
     [
-        {"config": replace(TINY_VAE, sigma=0.5)},
-        {"config": replace(TINY_VAE, epochs=2)},
-        {"seed": 1},
-        {"dtype": "bfloat16"},
-        {"objective": other_objective},
-        {"data": h.load_data("digits", per_class=40, seed=3)},
+        lambda _: {"config": replace(TINY_VAE, sigma=0.5)},
+        lambda _: {"config": replace(TINY_VAE, epochs=2)},
+        lambda _: {"seed": 1},
+        lambda _: {"dtype": "bfloat16"},
+        lambda _: {"objective": other_objective},
+        lambda data: {"data": replace(data, train_x=data.train_x.flip(0), train_y=data.train_y.flip(0))},
     ],
     ids=["setting", "epochs", "seed", "format", "objective", "data"],
 )
 def test_any_change_trains_anew(data, tmp_path, monkeypatch, change):
     calls = count_training(monkeypatch)
     fit_small(data, cache=tmp_path)
-    fit_small(**({"data": data, "cache": tmp_path} | change))
+    fit_small(**({"data": data, "cache": tmp_path} | change(data)))
     assert len(calls) == 2
 
 
@@ -290,42 +289,6 @@ def test_a_full_disk_costs_the_cache_but_not_the_result(tmp_path, monkeypatch):
         result = h.cached(tmp_path / "kept.pt", lambda: {"value": 1})
     assert result == {"value": 1}
     assert [path.name for path in tmp_path.iterdir()] == [".kept.pt.lock"]
-
-
-KILLED = """
-import os, sys, helpers as h
-h.os.replace = lambda *_: os.kill(os.getpid(), 9)
-h.cached(h.Path(sys.argv[1]) / "kept.pt", lambda: {"value": 1})
-"""
-
-
-def test_a_killed_write_leaves_nothing_that_is_believed(tmp_path):
-    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=h.PROJECT, check=False)
-    assert process.returncode == -9
-    assert not (tmp_path / "kept.pt").exists()
-    assert h.cached(tmp_path / "kept.pt", lambda: {"value": 2}) == {"value": 2}
-
-
-MEETING = """
-import sys, time, helpers as h
-folder = h.Path(sys.argv[1])
-def compute():
-    (folder / f"computed-{time.monotonic_ns()}").touch()
-    time.sleep(2)  # long enough for the other to come
-    return {"value": 1}
-(folder / f"here-{sys.argv[2]}").touch()
-deadline = time.monotonic() + 600
-while len(list(folder.glob("here-*"))) < 2 and time.monotonic() < deadline:
-    time.sleep(0.05)
-print(h.cached(folder / "kept.pt", compute))
-"""
-
-
-def test_of_two_processes_that_want_the_same_one_computes_it(tmp_path):
-    command = [sys.executable, "-c", MEETING, str(tmp_path)]
-    both = [subprocess.Popen([*command, name], cwd=h.PROJECT, stdout=subprocess.PIPE, text=True) for name in "ab"]
-    assert [process.communicate(timeout=700)[0] for process in both] == ["{'value': 1}\n"] * 2
-    assert len(list(tmp_path.glob("computed-*"))) == 1
 
 
 def test_cache_files_cannot_run_code(tmp_path, capfd):

@@ -1,24 +1,16 @@
-"""The benchmark: that it compares like with like, and that the README shows what it found."""
+"""The benchmark: that it compares like with like, and counts as by hand."""
 
 import itertools
-import json
-import multiprocessing
 import os
-import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
-import nbformat
-import numpy as np
+import arithmetic
+import bench
 import pytest
+import sides
 import torch
 
 import helpers as h
-
-sys.path.insert(0, str(h.PROJECT / "benchmarks"))
-import arithmetic
-import bench
-import sides
 
 
 class Known:
@@ -148,24 +140,6 @@ def test_reaching_a_target_ends_training_and_missing_it_is_an_error():
     assert next(accuracies) == 0.999
     with pytest.raises(RuntimeError, match=r"98\.00%: 99% was not reached"):
         sides.reach(iter([0.5, 0.98]))
-
-
-@pytest.mark.xfail(strict=True, reason="the rows have changed: to be measured anew by make bench BENCH=benchmarks")
-def test_the_stored_benchmark_is_complete_and_in_the_readme():
-    stored = json.loads((h.PROJECT / "benchmarks" / "results.json").read_text())
-    readme = (h.PROJECT / "README.md").read_text()
-    formats = bench.FORMATS[: 1 + bench.FORMATS.index(stored["machine"]["format"])]
-    assert [row["row"] for row in stored["rows"]] == [row.label for row in bench.ROWS if row.dtype in ("", *formats)]
-    assert [row["row"] for row in stored["rows"] if not row["met"] and not row["limit"]] == []
-    assert set(stored["growth"]) == set(bench.GROWTH)
-    assert set(stored["run"]) == set(formats)
-    assert set(stored["arithmetic"]) == {path.stem for path in arithmetic.notebooks()}
-    for text in (bench.markdown(stored), bench.limits(stored), arithmetic.markdown(stored["arithmetic"])):
-        assert text in readme
-    assert f"{stored['machine']['cores']} cores ({stored['machine']['cpu']};" in readme
-    for points in stored["growth"].values():
-        slope = np.polyfit(np.log(points["sizes"]), np.log(points["seconds"]), 1)[0]
-        assert points["slope"] == pytest.approx(slope)
 
 
 # --- the table, and what misses its target ---
@@ -357,50 +331,3 @@ def test_the_table_has_a_row_for_each_notebook_and_for_all():
 def test_notebooks_come_in_the_order_of_make_run():
     assert f"number,{' '.join(arithmetic.ORDER)}," in (h.PROJECT / "Makefile").read_text()
     assert len(arithmetic.notebooks()) == len(list((h.PROJECT / "notebooks").glob("*.ipynb")))
-
-
-# --- what starts processes ---
-
-
-@pytest.mark.thorough
-def test_a_row_times_both_sides_in_turn_and_says_what_each_reaches():
-    row = bench.Row("EM", "em", 0.01, "log-likelihood (nats)", 1e-6, {"components": 2}, equal=True)
-    found = bench.compare(row, pairs=3)
-    assert found["limit"] == ""
-    assert found["min"] <= found["ratio"] <= found["max"]
-    assert found["ours (s)"] > 0
-    assert found["ours reaches"] == pytest.approx(found["peer reaches"], abs=1e-6)
-    assert min(found["ours (MB)"], found["peer (MB)"]) > 100
-    assert found["met"]
-
-
-@pytest.mark.thorough
-def test_a_side_that_fails_says_why_and_ends_the_other():
-    row = bench.Row("no such", "em", 1, "nats", 0.0, {"components": 2, "iterations": -1}, warm_up=False)
-    with pytest.raises(RuntimeError, match=r"em_peer.*failed(.|\n)*max_iter"):
-        bench.compare(row, pairs=1)
-    assert multiprocessing.active_children() == []
-
-
-@pytest.mark.thorough
-def test_on_torch_tensors_scikit_learn_reaches_what_ours_does():
-    (row,) = [row for row in bench.ROWS if row.peer == "torch" and row.options["components"] == 10]
-    found = bench.compare(replace(row, options={"components": 2, "iterations": 3}, target=0), pairs=1)
-    assert found["met"]
-    assert found["peer reaches"] == np.float32(found["peer reaches"])
-
-
-@pytest.mark.thorough
-def test_a_notebook_of_which_everything_is_counted(tmp_path):
-    source = (
-        "import sys\nsys.path.insert(0, '..')\nimport torch\nimport helpers as h\nmodel = h.mlp_vae(3, hidden=(5,))\n"
-        "z = h.in_batches(model.decode, torch.zeros(4, 3))\ntorch.ones(2, 3) @ torch.ones(3, 5)"
-    )
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    path = tmp_path / "07_tiny.ipynb"
-    nbformat.write(notebook, path)
-    before = path.read_bytes()
-    assert arithmetic.measure("flop", os.environ, [path]) == {
-        "07_tiny": {arithmetic.INFERENCE: 2 * 4 * (3 * 5 + 5 * 784), arithmetic.REST: 2 * 2 * 3 * 5}
-    }
-    assert path.read_bytes() == before
