@@ -1316,12 +1316,12 @@ class LatentConfig(TrainConfig):
 
     epochs: int = 30
     batch_size: int = 48
-    learning_rate: float = 2.5e-3
+    learning_rate: float = 4e-3
     warm_up: float = 0.05
     weight_decay: float = 0.05
     snapshots: tuple[int, ...] = (1, 5, 10, 20, 30)
     sigma: float = 0.4  # of the Gaussian likelihood
-    code_rate: float = 0.4  # peak step size of the codes, which rises and falls with the decoder's
+    code_rate: float = 0.6  # peak step size of the codes, which rises and falls with the decoder's
     steps_per_visit: int = 1  # of each code, every time its image is in the batch; the decoder takes one
     antithetic: bool = True  # two mirrored samples of q per step in place of one
     kl_warm_up: int = 0  # epochs in which the weight of the KL divergence rises to one
