@@ -1892,6 +1892,10 @@ def safe_cholesky(covariances: Tensor) -> Tensor:
     return factors
 
 
+WIDE=32
+ROWS=2**17
+
+
 class JointDensity:
     """log weights_k N(u; means_k, covariances_k) as a function of u: a linear one of monomials(u).
 
@@ -1900,66 +1904,99 @@ class JointDensity:
     """
 
     def __init__(self, mixture: Gaussians):
-        self.means, self.factors = mixture.means, safe_cholesky(mixture.covariances)
+        self.means, factors = mixture.means, safe_cholesky(mixture.covariances)
         size, block = mixture.means[0].numel(), mixture.means.shape[2]
-        precision = torch.cholesky_inverse(self.factors)  # (K, g, b, b)
-        linear = (precision @ self.means[..., None]).squeeze(3)  # (K, g, b)
-        log_det = 2 * self.factors.diagonal(dim1=2, dim2=3).log().flatten(1).sum(1)
+        identity = torch.eye(block, dtype=factors.dtype)
+        self.whiteners = torch.linalg.solve_triangular(factors, identity, upper=False).mT  # (K, g, b, b)
+        log_det = 2 * factors.diagonal(dim1=2, dim2=3).log().flatten(1).sum(1)
         self.peak = mixture.weights.log() - 0.5 * (log_det + size * math.log(2 * math.pi))  # (K,)
-        constant = self.peak - 0.5 * (linear * self.means).flatten(1).sum(1)
-        i, j = torch.triu_indices(block, block)
-        quadratic = -precision[..., i, j] * torch.where(i == j, 0.5, 1.0)  # (K, g, pairs)
-        self.coefficients = torch.cat([constant[:, None], torch.cat([linear, quadratic], 2).flatten(1)], 1)
-        trace, spread = (values.diagonal(dim1=2, dim2=3).sum((1, 2)) for values in (precision, mixture.covariances))
-        size_of_squares = trace * (self.means.square().sum((1, 2)) + spread)  # (K,)
+        precisions = self.whiteners.square().sum(3)  # their diagonals, (K, g, b)
+        squares = self.means.square() + mixture.covariances.diagonal(dim1=2, dim2=3)  # (K, g, b)
+        size_of_squares = (precisions * squares).sqrt().sum((1, 2)).square()  # (K,)
         self.narrow = (size_of_squares > 1e10).nonzero().flatten().tolist()
 
-    def __call__(self, u: Tensor, features: Tensor) -> Tensor:
+    @functools.cached_property
+    def coefficients(self) -> Tensor:
+        """Of the monomials, (K, 1 + ...)."""
+        precisions = self.whiteners @ self.whiteners.mT  # (K, g, b, b)
+        linear = (precisions @ self.means[..., None]).squeeze(3)  # (K, g, b)
+        constant = self.peak - 0.5 * (linear * self.means).flatten(1).sum(1)
+        i, j = torch.triu_indices(*precisions.shape[2:])
+        quadratic = -precisions[..., i, j] * torch.where(i == j, 0.5, 1.0)  # (K, g, pairs)
+        return torch.cat([constant[:, None], torch.cat([linear, quadratic], 2).flatten(1)], 1)
+
+    def apart(self, features: Tensor | None) -> Iterable[int]:
+        """The components that monomials do not serve: the narrow ones, or all, where there are none."""
+        return range(len(self.means)) if features is None else self.narrow
+
+    def __call__(self, u: Tensor, features: Tensor | None) -> Tensor:
         """u (g, n, b) and its monomials -> (n, K)."""
-        result = features @ self.coefficients.T
-        for k in self.narrow:
-            offset = (u - self.means[k, :, None]).mT  # (g, b, n)
-            white = torch.linalg.solve_triangular(self.factors[k], offset, upper=False)
-            result[:, k] = self.peak[k] - 0.5 * white.square().sum((0, 1))
+        result = u.new_empty(u.shape[1], len(self.means)) if features is None else features @ self.coefficients.T
+        for k in self.apart(features):
+            white = (u - self.means[k, :, None]) @ self.whiteners[k]  # (g, n, b)
+            result[:, k] = self.peak[k] - 0.5 * white.square_().sum((0, 2))
         return result
 
 
-def expectation_step(parts: Iterable[tuple[Tensor, Tensor]], mixture: Gaussians) -> tuple[Tensor, Tensor, Tensor]:
-    """The E step: log p(u) (n,), and for each component the sums over n of responsibility * monomials.
+class Sums(NamedTuple):
+    """Sums over samples of p(k|u), p(k|u) v and p(k|u) v v^T, where v = u - origins_k."""
 
-    parts: (u, monomials(u)), some samples each. The sums (K, 1 + ...) are about `origins` (K, g, b): zero or, for a
-    narrow component, its mean.
+    origins: Tensor  # (K, g, b)
+    counts: Tensor  # (K,)
+    first: Tensor  # (K, g, b)
+    second: Tensor  # (K, g, b, b)
+
+
+def sums_of_monomials(sums: Tensor, groups: int, block: int) -> Sums:
+    """Sums of responsibilities * monomials (K, 1 + ...), taken apart."""
+    i, j = torch.triu_indices(block, block)
+    place = torch.empty(block, block, dtype=torch.long)
+    place[i, j] = place[j, i] = torch.arange(len(i))
+    first, pairs = sums[:, 1:].unflatten(1, (groups, -1)).split([block, len(i)], 2)  # (K, g, b), (K, g, pairs)
+    return Sums(torch.zeros_like(first), sums[:, 0], first, pairs[..., place])
+
+
+def expectation_step(parts: Iterable[tuple[Tensor, Tensor | None]], mixture: Gaussians) -> tuple[Tensor, Sums]:
+    """The E step: log p(u) (n,), and for each component the sums that the M step needs.
+
+    parts: (u, monomials(u)), some samples each. Sums are about zero or, for components that are computed apart, their
+    means.
     """
-    log_joint = JointDensity(mixture)
-    origins = torch.zeros_like(mixture.means)
-    origins[log_joint.narrow] = mixture.means[log_joint.narrow]
-    log_p, sums = [], 0
+    log_joint, log_p, products, second = JointDensity(mixture), [], 0, torch.zeros_like(mixture.covariances)
+    first, counts = torch.zeros_like(mixture.means), torch.zeros_like(mixture.weights)
     for u, features in parts:
         joint = log_joint(u, features)  # (n, K)
         log_p.append(joint.logsumexp(1))
         responsibilities = joint.sub_(log_p[-1][:, None]).exp_()  # p(k|u), (n, K)
-        partial = responsibilities.T @ features
-        for k in log_joint.narrow:
-            partial[k] = responsibilities[:, k] @ monomials(u - origins[k, :, None])
-        sums = sums + partial
-    return torch.cat(log_p), sums, origins
+        if features is not None:
+            products = products + responsibilities.T @ features
+        for k in log_joint.apart(features):
+            offset = u - mixture.means[k, :, None]  # (g, n, b)
+            weighted = offset * responsibilities[:, k, None]
+            counts[k] += responsibilities[:, k].sum()
+            first[k] += weighted.sum(1)
+            second[k] += weighted.mT @ offset
+    apart = list(log_joint.apart(features))
+    if features is None:
+        return torch.cat(log_p), Sums(mixture.means, counts, first, second)
+    sums = sums_of_monomials(products, *mixture.means.shape[1:])
+    for total, own in zip(sums, (mixture.means, counts, first, second), strict=True):
+        total[apart] = own[apart]
+    return torch.cat(log_p), sums
 
 
-def maximization_step(sums: Tensor, origins: Tensor, mixture: Gaussians, regularize: Callable) -> Gaussians:
+def maximization_step(sums: Sums, mixture: Gaussians, regularize: Callable) -> Gaussians:
     """The M step: the mixture that maximises the expected log-likelihood, its covariances regularised.
 
     A component that holds less than a tenth of a sample keeps its shape.
     """
-    groups, block = origins.shape[1:]
-    counts = sums[:, 0].clamp(min=10 * torch.finfo(sums.dtype).eps)
-    i, j = torch.triu_indices(block, block)
-    first, second = (sums[:, 1:] / counts[:, None]).unflatten(1, (groups, -1)).split([block, len(i)], dim=2)
-    covariances = torch.empty_like(mixture.covariances)
-    covariances[..., i, j] = covariances[..., j, i] = second - first[..., i] * first[..., j]
+    counts = sums.counts.clamp(min=10 * torch.finfo(sums.counts.dtype).eps)
+    shift = sums.first / counts[:, None, None]
+    covariances = sums.second / counts[:, None, None, None] - shift[..., :, None] * shift[..., None, :]
     alive = (counts > 0.1)[:, None, None]
     return Gaussians(
         counts / counts.sum(),
-        torch.where(alive, origins + first, mixture.means),
+        torch.where(alive, sums.origins + shift, mixture.means),
         torch.where(alive[..., None], regularize(covariances), mixture.covariances),
     )
 
@@ -1994,6 +2031,15 @@ def with_monomials(u: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield part, monomials(part)
 
 
+def in_parts(u: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """u (g, n, b) in parts, with their monomials, or without, where blocks are so wide that these cost more."""
+    if u.shape[2] <= WIDE:
+        yield from with_monomials(u)
+    else:
+        for part in u.split(max(16, ROWS // u.shape[2]), dim=1):
+            yield part, None
+
+
 def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol: float, max_iter: int, keep=2**27):
     """Expectation and maximisation from `mixture`, until the mean of log p(u) rises by less than `tol`.
 
@@ -2001,18 +2047,18 @@ def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol
     Monomials are kept between iterations where they are less than `keep` numbers (1 GiB).
     Dempster, Laird and Rubin 1977; Bishop 2006, section 9.2.2.
     """
-    kept = list(with_monomials(u)) if u.shape[1] * count_monomials(u) < keep else None
+    kept = list(in_parts(u)) if u.shape[1] * count_monomials(u) < keep else None
     lower_bounds, settled = [-math.inf], False
     while not settled and len(lower_bounds) <= max_iter:
-        log_p, sums, origins = expectation_step(kept or with_monomials(u), mixture)
+        log_p, sums = expectation_step(kept or in_parts(u), mixture)
         lower_bounds.append(float(log_p.mean()))
-        mixture = maximization_step(sums, origins, mixture, regularize)
+        mixture = maximization_step(sums, mixture, regularize)
         settled = abs(lower_bounds[-1] - lower_bounds[-2]) < tol
-        if settled and sums[:, 0].min() < 0.1:  # a dead component: is there a better use for it?
-            trial = split_widest(mixture, int(sums[:, 0].argmin()))
+        if settled and sums.counts.min() < 0.1:  # a dead component: is there a better use for it?
+            trial = split_widest(mixture, int(sums.counts.argmin()))
             for _ in range(10):
-                log_p, sums, origins = expectation_step(kept or with_monomials(u), trial)
-                trial = maximization_step(sums, origins, trial, regularize)
+                log_p, sums = expectation_step(kept or in_parts(u), trial)
+                trial = maximization_step(sums, trial, regularize)
             if log_p.mean() > lower_bounds[-1] + tol:
                 mixture, settled = trial, False
     return mixture, lower_bounds[1:], settled
@@ -2068,7 +2114,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def fit(self, X, y=None) -> "GaussianMixture":
         """Fit to X (n, d). Raises ValueError for settings or data that cannot be fitted; y is not used."""
         self._check_settings()
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        X = validate_data(self, X, dtype=np.float64, order="C", ensure_min_samples=2)
         if len(X) < self.n_components:
             raise ValueError(
                 f"n_components is {self.n_components}, but X has n_samples = {len(X)}: "
@@ -2147,14 +2193,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         points, counts = u.transpose(0, 1), labels.bincount(minlength=self.n_components)  # (n, g, b), (K,)
         origins = points.new_zeros(len(counts), groups, block).index_add(0, labels, points)
         origins /= counts.clamp(min=1)[:, None, None]
-        offsets = (points - origins[labels]).transpose(0, 1)  # (g, n, b)
-        memberships = F.one_hot(labels, len(counts)).to(u.dtype).T  # (K, n)
-        sums, done = 0, 0
-        for part, features in with_monomials(offsets):
-            sums = sums + memberships[:, done : done + part.shape[1]] @ features
-            done += part.shape[1]
+        offsets = (points - origins[labels])[labels.argsort()].transpose(0, 1)  # (g, n, b), one component after another
+        second = torch.stack([own.mT @ own for own in offsets.split(counts.tolist(), dim=1)])
         identity = torch.eye(block, dtype=u.dtype).expand(len(counts), groups, -1, -1)
-        return maximization_step(sums, origins, Gaussians(counts / counts.sum(), origins, identity), regularize)
+        sums = Sums(origins, counts.to(u.dtype), torch.zeros_like(origins), second)
+        return maximization_step(sums, Gaussians(counts / counts.sum(), origins, identity), regularize)
 
     def _given(self) -> dict[str, Tensor]:
         """What weights_init, means_init and precisions_init give of a mixture over x."""
@@ -2177,13 +2220,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if "precisions" in arrays:
             precisions = self._covariance_blocks(arrays["precisions"])
             symmetric = torch.allclose(precisions, precisions.mT, rtol=1e-6, atol=1e-6 * float(precisions.abs().max()))
-            precisions = (precisions + precisions.mT) / 2
-            if not symmetric or torch.linalg.cholesky_ex(precisions)[1].any():
+            factors, failed = torch.linalg.cholesky_ex((precisions + precisions.mT) / 2)
+            if not symmetric or failed.any():
                 raise ValueError(
                     "precisions_init has a matrix that is not symmetric and positive definite: "
                     "give inverses of covariances"
                 )
-            given["covariances"] = torch.linalg.inv(precisions)
+            given["covariances"] = torch.cholesky_inverse(factors)
         return given
 
     def _covariance_blocks(self, covariances: np.ndarray) -> Tensor:
@@ -2210,7 +2253,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _log_joint(self, X) -> Tensor:
         """log weights_k N(x; k) for what a user gives as X (n, d): (n, K)."""
         check_is_fitted(self)
-        return self._log_density(validate_data(self, X, dtype=np.float64, reset=False))
+        return self._log_density(validate_data(self, X, dtype=np.float64, order="C", reset=False))
 
     def _log_density(self, X: np.ndarray) -> Tensor:
         """The same for an array that has been validated: computed in the frame that whitens the mixture itself."""
@@ -2221,7 +2264,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         frame = whitening(mean[:, None], torch.einsum("k,kgij->gij", mixture.weights, spread))
         u = frame.enter(x)
         log_joint = JointDensity(frame.transform(mixture))
-        return torch.cat([log_joint(*part) for part in with_monomials(u)]) - frame.log_volume()
+        return torch.cat([log_joint(*part) for part in in_parts(u)]) - frame.log_volume()
 
     def score_samples(self, X) -> np.ndarray:
         """log p(x) in nats. (n, d) -> (n,)."""
