@@ -1893,8 +1893,7 @@ def safe_cholesky(covariances: Tensor) -> Tensor:
 
 
 WIDE=32
-ROWS=2**17
-
+ROWS=2**18
 
 class JointDensity:
     """log weights_k N(u; means_k, covariances_k) as a function of u: a linear one of monomials(u).
@@ -1904,47 +1903,58 @@ class JointDensity:
     """
 
     def __init__(self, mixture: Gaussians):
-        self.means, factors = mixture.means, safe_cholesky(mixture.covariances)
+        self.mixture, factors = mixture, safe_cholesky(mixture.covariances)
         size, block = mixture.means[0].numel(), mixture.means.shape[2]
         identity = torch.eye(block, dtype=factors.dtype)
         self.whiteners = torch.linalg.solve_triangular(factors, identity, upper=False).mT  # (K, g, b, b)
-        log_det = 2 * factors.diagonal(dim1=2, dim2=3).log().flatten(1).sum(1)
+        log_det = 2 * factors.diagonal(dim1=2, dim2=3).log().sum((1, 2))
         self.peak = mixture.weights.log() - 0.5 * (log_det + size * math.log(2 * math.pi))  # (K,)
+
+    @functools.cached_property
+    def narrow(self) -> list[int]:
         precisions = self.whiteners.square().sum(3)  # their diagonals, (K, g, b)
-        squares = self.means.square() + mixture.covariances.diagonal(dim1=2, dim2=3)  # (K, g, b)
-        size_of_squares = (precisions * squares).sqrt().sum((1, 2)).square()  # (K,)
-        self.narrow = (size_of_squares > 1e10).nonzero().flatten().tolist()
+        squares = self.mixture.means.square() + self.mixture.covariances.diagonal(dim1=2, dim2=3)  # (K, g, b)
+        return ((precisions * squares).sqrt().sum((1, 2)) > 1e5).nonzero().flatten().tolist()
 
     @functools.cached_property
     def coefficients(self) -> Tensor:
         """Of the monomials, (K, 1 + ...)."""
         precisions = self.whiteners @ self.whiteners.mT  # (K, g, b, b)
-        linear = (precisions @ self.means[..., None]).squeeze(3)  # (K, g, b)
-        constant = self.peak - 0.5 * (linear * self.means).flatten(1).sum(1)
+        linear = (precisions @ self.mixture.means[..., None]).squeeze(3)  # (K, g, b)
+        constant = self.peak - 0.5 * (linear * self.mixture.means).sum((1, 2))
         i, j = torch.triu_indices(*precisions.shape[2:])
         quadratic = -precisions[..., i, j] * torch.where(i == j, 0.5, 1.0)  # (K, g, pairs)
         return torch.cat([constant[:, None], torch.cat([linear, quadratic], 2).flatten(1)], 1)
 
     def apart(self, features: Tensor | None) -> Iterable[int]:
         """The components that monomials do not serve: the narrow ones, or all, where there are none."""
-        return range(len(self.means)) if features is None else self.narrow
+        return range(len(self.peak)) if features is None else self.narrow
 
     def __call__(self, u: Tensor, features: Tensor | None) -> Tensor:
         """u (g, n, b) and its monomials -> (n, K)."""
-        result = u.new_empty(u.shape[1], len(self.means)) if features is None else features @ self.coefficients.T
+        count = len(self.peak)
+        result = u.new_empty(count, u.shape[1]) if features is None else self.coefficients @ features.T  # (K, n)
         for k in self.apart(features):
-            white = (u - self.means[k, :, None]) @ self.whiteners[k]  # (g, n, b)
-            result[:, k] = self.peak[k] - 0.5 * white.square_().sum((0, 2))
-        return result
+            white = (u - self.mixture.means[k, :, None]).numpy() @ self.whiteners[k].numpy()  # (g, n, b)
+            result[k] = self.peak[k] - 0.5 * torch.from_numpy(white).square_().sum((0, 2))
+        return result.T
 
 
 class Sums(NamedTuple):
     """Sums over samples of p(k|u), p(k|u) v and p(k|u) v v^T, where v = u - origins_k."""
 
-    origins: Tensor  # (K, g, b)
     counts: Tensor  # (K,)
     first: Tensor  # (K, g, b)
     second: Tensor  # (K, g, b, b)
+    origins: Tensor  # (K, g, b)
+
+    def add(self, k: int, responsibility: Tensor, u: Tensor) -> None:
+        """Samples u (g, n, b) to the sums of component k, which has `responsibility` (n,) for them."""
+        offset = u - self.origins[k, :, None]  # (g, n, b)
+        half = (offset * responsibility.sqrt()[:, None]).numpy()
+        self.counts[k] += responsibility.sum()
+        self.first[k] += torch.from_numpy(responsibility.numpy() @ offset.numpy())
+        self.second[k] += torch.from_numpy(half.swapaxes(1, 2) @ half)
 
 
 def sums_of_monomials(sums: Tensor, groups: int, block: int) -> Sums:
@@ -1953,7 +1963,7 @@ def sums_of_monomials(sums: Tensor, groups: int, block: int) -> Sums:
     place = torch.empty(block, block, dtype=torch.long)
     place[i, j] = place[j, i] = torch.arange(len(i))
     first, pairs = sums[:, 1:].unflatten(1, (groups, -1)).split([block, len(i)], 2)  # (K, g, b), (K, g, pairs)
-    return Sums(torch.zeros_like(first), sums[:, 0], first, pairs[..., place])
+    return Sums(sums[:, 0], first, pairs[..., place], torch.zeros_like(first))
 
 
 def expectation_step(parts: Iterable[tuple[Tensor, Tensor | None]], mixture: Gaussians) -> tuple[Tensor, Sums]:
@@ -1962,27 +1972,23 @@ def expectation_step(parts: Iterable[tuple[Tensor, Tensor | None]], mixture: Gau
     parts: (u, monomials(u)), some samples each. Sums are about zero or, for components that are computed apart, their
     means.
     """
-    log_joint, log_p, products, second = JointDensity(mixture), [], 0, torch.zeros_like(mixture.covariances)
-    first, counts = torch.zeros_like(mixture.means), torch.zeros_like(mixture.weights)
+    log_joint, log_p, sums = JointDensity(mixture), [], 0
+    own = Sums(*(torch.zeros_like(values) for values in mixture), mixture.means)
     for u, features in parts:
         joint = log_joint(u, features)  # (n, K)
         log_p.append(joint.logsumexp(1))
         responsibilities = joint.sub_(log_p[-1][:, None]).exp_()  # p(k|u), (n, K)
         if features is not None:
-            products = products + responsibilities.T @ features
+            sums = sums + responsibilities.T @ features
         for k in log_joint.apart(features):
-            offset = u - mixture.means[k, :, None]  # (g, n, b)
-            weighted = offset * responsibilities[:, k, None]
-            counts[k] += responsibilities[:, k].sum()
-            first[k] += weighted.sum(1)
-            second[k] += weighted.mT @ offset
-    apart = list(log_joint.apart(features))
-    if features is None:
-        return torch.cat(log_p), Sums(mixture.means, counts, first, second)
-    sums = sums_of_monomials(products, *mixture.means.shape[1:])
-    for total, own in zip(sums, (mixture.means, counts, first, second), strict=True):
-        total[apart] = own[apart]
-    return torch.cat(log_p), sums
+            own.add(k, responsibilities[:, k], u)
+    if features is not None:
+        sums = sums_of_monomials(sums, *mixture.means.shape[1:])
+        for k in log_joint.narrow:
+            for total, part in zip(sums, own, strict=True):
+                total[k] = part[k]
+        own = sums
+    return torch.cat(log_p), own
 
 
 def maximization_step(sums: Sums, mixture: Gaussians, regularize: Callable) -> Gaussians:
@@ -2196,7 +2202,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         offsets = (points - origins[labels])[labels.argsort()].transpose(0, 1)  # (g, n, b), one component after another
         second = torch.stack([own.mT @ own for own in offsets.split(counts.tolist(), dim=1)])
         identity = torch.eye(block, dtype=u.dtype).expand(len(counts), groups, -1, -1)
-        sums = Sums(origins, counts.to(u.dtype), torch.zeros_like(origins), second)
+        sums = Sums(counts.to(u.dtype), torch.zeros_like(origins), second, origins)
         return maximization_step(sums, Gaussians(counts / counts.sum(), origins, identity), regularize)
 
     def _given(self) -> dict[str, Tensor]:
