@@ -1883,7 +1883,10 @@ def monomials(u: Tensor) -> Tensor:
 
 def safe_cholesky(covariances: Tensor) -> Tensor:
     """Lower factors (..., b, b). Raises ValueError for a singular covariance."""
-    factors, failed = torch.linalg.cholesky_ex(covariances)
+    if covariances.shape[-1] == 1:
+        factors, failed = covariances.sqrt(), ~(covariances > 0)
+    else:
+        factors, failed = torch.linalg.cholesky_ex(covariances)
     if failed.any():
         raise ValueError(
             "a component's covariance is singular, as its samples coincide or lie in a plane: "
@@ -1905,10 +1908,13 @@ class JointDensity:
     def __init__(self, mixture: Gaussians):
         self.mixture, factors = mixture, safe_cholesky(mixture.covariances)
         size, block = mixture.means[0].numel(), mixture.means.shape[2]
-        identity = torch.eye(block, dtype=factors.dtype)
-        self.whiteners = torch.linalg.solve_triangular(factors, identity, upper=False).mT  # (K, g, b, b)
-        log_det = 2 * factors.diagonal(dim1=2, dim2=3).log().sum((1, 2))
-        self.peak = mixture.weights.log() - 0.5 * (log_det + size * math.log(2 * math.pi))  # (K,)
+        if block == 1:
+            self.whiteners = factors.reciprocal()
+        else:
+            identity = torch.eye(block, dtype=factors.dtype)
+            self.whiteners = torch.linalg.solve_triangular(factors, identity, upper=False).mT  # (K, g, b, b)
+        log_roots = factors.diagonal(dim1=2, dim2=3).log().sum((1, 2))  # of determinants
+        self.peak = mixture.weights.log() - log_roots - 0.5 * size * math.log(2 * math.pi)  # (K,)
 
     @functools.cached_property
     def narrow(self) -> list[int]:
@@ -1976,8 +1982,11 @@ def expectation_step(parts: Iterable[tuple[Tensor, Tensor | None]], mixture: Gau
     own = Sums(*(torch.zeros_like(values) for values in mixture), mixture.means)
     for u, features in parts:
         joint = log_joint(u, features)  # (n, K)
-        log_p.append(joint.logsumexp(1))
-        responsibilities = joint.sub_(log_p[-1][:, None]).exp_()  # p(k|u), (n, K)
+        largest = joint.amax(1, keepdim=True)
+        ratios = joint.sub_(largest).exp_()  # p(u, k) beside the largest, (n, K)
+        total = ratios.sum(1, keepdim=True)
+        log_p.append((largest + total.log())[:, 0])
+        responsibilities = ratios.div_(total)  # p(k|u)
         if features is not None:
             sums = sums + responsibilities.T @ features
         for k in log_joint.apart(features):
@@ -2128,7 +2137,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         frame = self._frame(self._blocks(X))
         best, bounds, self.converged_ = max(self._runs(X, frame), key=lambda run: run[1][-1])
-        self.lower_bounds_ = [bound - float(frame.log_volume()) for bound in bounds]
+        log_volume = float(frame.log_volume())
+        self.lower_bounds_ = [bound - log_volume for bound in bounds]
         self.lower_bound_, self.n_iter_ = self.lower_bounds_[-1], len(bounds)
         if not self.converged_:
             warnings.warn(
@@ -2179,7 +2189,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             raise ValueError(f"X reaches {x.abs().max():.3g}: its squares overflow; scale it down")
         if self.covariance_type == "spherical":
             covariance = covariance.mean(0, keepdim=True).expand_as(covariance)
-        return whitening(mean, covariance)
+        return whitening(mean if self.covariance_type == "full" else x.median(1, keepdim=True).values, covariance)
 
     def _labels(self, X: np.ndarray, rng: np.random.RandomState) -> Tensor:
         """A first clustering of X (n, d): (n,), in 0 .. K - 1."""
