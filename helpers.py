@@ -1837,6 +1837,19 @@ class Gaussians(NamedTuple):
     covariances: Tensor  # (K, g, b, b)
 
 
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """a (..., m, b) @ b (..., b, b); for blocks of one number as a product of numbers, which is many times faster."""
+    return a * b if b.shape[-1] == 1 else a @ b
+
+
+def gram(v: Tensor) -> Tensor:
+    """v^T v: (..., n, b) -> (..., b, b). By numpy, which knows a matrix beside its own transpose: half the work."""
+    if v.shape[-1] == 1:
+        return v.square().sum(-2, keepdim=True)
+    with np.errstate(over="ignore", invalid="ignore"):  # as in torch
+        return torch.from_numpy(v.mT.numpy() @ v.numpy())
+
+
 class Frame(NamedTuple):
     """Coordinates u = (x - mean) forward, block by block, of points (g, n, b); x = u backward + mean."""
 
@@ -1846,17 +1859,19 @@ class Frame(NamedTuple):
 
     def enter(self, x: Tensor) -> Tensor:
         """x (g, n, b) -> u (g, n, b)."""
-        return (x - self.mean) @ self.forward
+        return multiply(x - self.mean, self.forward)
 
     def transform(self, mixture: Gaussians) -> Gaussians:
         """A mixture over x as the mixture over u."""
         means = self.enter(mixture.means.transpose(0, 1)).transpose(0, 1)
-        return Gaussians(mixture.weights, means, self.forward.mT @ mixture.covariances @ self.forward)
+        covariances = multiply(multiply(self.forward.mT, mixture.covariances), self.forward)
+        return Gaussians(mixture.weights, means, covariances)
 
     def restore(self, mixture: Gaussians) -> Gaussians:
         """A mixture over u as the mixture over x."""
-        means = (mixture.means.transpose(0, 1) @ self.backward + self.mean).transpose(0, 1)
-        return Gaussians(mixture.weights, means, self.backward.mT @ mixture.covariances @ self.backward)
+        means = (multiply(mixture.means.transpose(0, 1), self.backward) + self.mean).transpose(0, 1)
+        covariances = multiply(multiply(self.backward.mT, mixture.covariances), self.backward)
+        return Gaussians(mixture.weights, means, covariances)
 
     def log_volume(self) -> Tensor:
         """log p(u) - log p(x), the same everywhere."""
@@ -1873,30 +1888,39 @@ def whitening(mean: Tensor, covariance: Tensor) -> Frame:
 
 
 def monomials(u: Tensor) -> Tensor:
-    """1, every u_i and, within blocks, every u_i u_j with i <= j: (g, n, b) -> (n, 1 + g (b + b (b + 1) / 2))."""
+    """1, every u_i, and within blocks every u_i u_j with i <= j: (g, n, b) -> (n, 1 + g b + g b (b + 1) / 2)."""
     require_floats("g n b", finite=False, u=u)
-    pairs = [u[:, :, i : i + 1] * u[:, :, i:] for i in range(u.shape[2])]  # in the order of torch.triu_indices
-    columns = torch.cat([u, *pairs], 2)  # (g, n, b + pairs)
-    columns = columns.transpose(0, 1).flatten(1)  # (n, g (b + pairs))
-    return torch.cat([torch.ones_like(columns[:, :1]), columns], 1)
+    x = u.transpose(0, 1)  # (n, g, b)
+    pairs = torch.cat([x[:, :, i : i + 1] * x[:, :, i:] for i in range(x.shape[2])], 2)  # as torch.triu_indices
+    return torch.cat([torch.ones_like(x[:, 0, :1]), x.flatten(1), pairs.flatten(1)], 1)  # 1, g b and g pairs columns
+
+
+def cholesky(matrices: Tensor) -> tuple[Tensor, bool]:
+    """Lower factors (..., b, b), and whether there are not any."""
+    if matrices.shape[-1] == 1:
+        return matrices.sqrt(), not (matrices > 0).all()
+    factors, failed = torch.linalg.cholesky_ex(matrices)
+    return factors, bool(failed.any())
+
+
+def whitener(factors: Tensor) -> Tensor:
+    """W (..., b, b) with W W^T the inverse of the matrices that have these lower factors."""
+    if factors.shape[-1] == 1:
+        return factors.reciprocal()
+    identity = torch.eye(factors.shape[-1], dtype=factors.dtype)
+    return torch.linalg.solve_triangular(factors, identity, upper=False).mT
 
 
 def safe_cholesky(covariances: Tensor) -> Tensor:
     """Lower factors (..., b, b). Raises ValueError for a singular covariance."""
-    if covariances.shape[-1] == 1:
-        factors, failed = covariances.sqrt(), ~(covariances > 0)
-    else:
-        factors, failed = torch.linalg.cholesky_ex(covariances)
-    if failed.any():
+    factors, failed = cholesky(covariances)
+    if failed:
         raise ValueError(
             "a component's covariance is singular, as its samples coincide or lie in a plane: "
             "raise reg_covar, lower n_components, or drop constant and dependent columns"
         )
     return factors
 
-
-WIDE=32
-ROWS=2**18
 
 class JointDensity:
     """log weights_k N(u; means_k, covariances_k) as a function of u: a linear one of monomials(u).
@@ -1907,30 +1931,26 @@ class JointDensity:
 
     def __init__(self, mixture: Gaussians):
         self.mixture, factors = mixture, safe_cholesky(mixture.covariances)
-        size, block = mixture.means[0].numel(), mixture.means.shape[2]
-        if block == 1:
-            self.whiteners = factors.reciprocal()
-        else:
-            identity = torch.eye(block, dtype=factors.dtype)
-            self.whiteners = torch.linalg.solve_triangular(factors, identity, upper=False).mT  # (K, g, b, b)
+        self.whiteners, size = whitener(factors), mixture.means[0].numel()  # (K, g, b, b)
         log_roots = factors.diagonal(dim1=2, dim2=3).log().sum((1, 2))  # of determinants
         self.peak = mixture.weights.log() - log_roots - 0.5 * size * math.log(2 * math.pi)  # (K,)
 
     @functools.cached_property
     def narrow(self) -> list[int]:
+        """By a bound on the terms u_i P_ij u_j, which only meet within a block: |P_ij| is at most sqrt(P_ii P_jj)."""
         precisions = self.whiteners.square().sum(3)  # their diagonals, (K, g, b)
         squares = self.mixture.means.square() + self.mixture.covariances.diagonal(dim1=2, dim2=3)  # (K, g, b)
-        return ((precisions * squares).sqrt().sum((1, 2)) > 1e5).nonzero().flatten().tolist()
+        return ((precisions * squares).sqrt().sum(2).square().sum(1) > 1e10).nonzero().flatten().tolist()
 
     @functools.cached_property
     def coefficients(self) -> Tensor:
         """Of the monomials, (K, 1 + ...)."""
-        precisions = self.whiteners @ self.whiteners.mT  # (K, g, b, b)
-        linear = (precisions @ self.mixture.means[..., None]).squeeze(3)  # (K, g, b)
+        precisions = multiply(self.whiteners, self.whiteners.mT)  # (K, g, b, b)
+        linear = multiply(self.mixture.means[..., None, :], precisions).squeeze(2)  # (K, g, b)
         constant = self.peak - 0.5 * (linear * self.mixture.means).sum((1, 2))
         i, j = torch.triu_indices(*precisions.shape[2:])
         quadratic = -precisions[..., i, j] * torch.where(i == j, 0.5, 1.0)  # (K, g, pairs)
-        return torch.cat([constant[:, None], torch.cat([linear, quadratic], 2).flatten(1)], 1)
+        return torch.cat([constant[:, None], linear.flatten(1), quadratic.flatten(1)], 1)
 
     def apart(self, features: Tensor | None) -> Iterable[int]:
         """The components that monomials do not serve: the narrow ones, or all, where there are none."""
@@ -1941,7 +1961,7 @@ class JointDensity:
         count = len(self.peak)
         result = u.new_empty(count, u.shape[1]) if features is None else self.coefficients @ features.T  # (K, n)
         for k in self.apart(features):
-            white = (u - self.mixture.means[k, :, None]).numpy() @ self.whiteners[k].numpy()  # (g, n, b)
+            white = multiply((u - self.mixture.means[k, :, None]).numpy(), self.whiteners[k].numpy())  # (g, n, b)
             result[k] = self.peak[k] - 0.5 * torch.from_numpy(white).square_().sum((0, 2))
         return result.T
 
@@ -1957,10 +1977,9 @@ class Sums(NamedTuple):
     def add(self, k: int, responsibility: Tensor, u: Tensor) -> None:
         """Samples u (g, n, b) to the sums of component k, which has `responsibility` (n,) for them."""
         offset = u - self.origins[k, :, None]  # (g, n, b)
-        half = (offset * responsibility.sqrt()[:, None]).numpy()
         self.counts[k] += responsibility.sum()
-        self.first[k] += torch.from_numpy(responsibility.numpy() @ offset.numpy())
-        self.second[k] += torch.from_numpy(half.swapaxes(1, 2) @ half)
+        self.first[k] += offset.mT @ responsibility
+        self.second[k] += gram(offset * responsibility.sqrt()[:, None])
 
 
 def sums_of_monomials(sums: Tensor, groups: int, block: int) -> Sums:
@@ -1968,15 +1987,15 @@ def sums_of_monomials(sums: Tensor, groups: int, block: int) -> Sums:
     i, j = torch.triu_indices(block, block)
     place = torch.empty(block, block, dtype=torch.long)
     place[i, j] = place[j, i] = torch.arange(len(i))
-    first, pairs = sums[:, 1:].unflatten(1, (groups, -1)).split([block, len(i)], 2)  # (K, g, b), (K, g, pairs)
-    return Sums(sums[:, 0], first, pairs[..., place], torch.zeros_like(first))
+    first, pairs = (part.unflatten(1, (groups, -1)) for part in sums[:, 1:].split([groups * block, groups * len(i)], 1))
+    return Sums(sums[:, 0], first, pairs[..., place], torch.zeros_like(first))  # first (K, g, b), pairs (K, g, pairs)
 
 
 def expectation_step(parts: Iterable[tuple[Tensor, Tensor | None]], mixture: Gaussians) -> tuple[Tensor, Sums]:
     """The E step: log p(u) (n,), and for each component the sums that the M step needs.
 
-    parts: (u, monomials(u)), some samples each. Sums are about zero or, for components that are computed apart, their
-    means.
+    parts: (u, monomials(u) or None), some samples each. Sums are about zero or, for components that are computed apart,
+    their means.
     """
     log_joint, log_p, sums = JointDensity(mixture), [], 0
     own = Sums(*(torch.zeros_like(values) for values in mixture), mixture.means)
@@ -2046,13 +2065,14 @@ def with_monomials(u: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield part, monomials(part)
 
 
-def in_parts(u: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """u (g, n, b) in parts, with their monomials, or without, where blocks are so wide that these cost more."""
-    if u.shape[2] <= WIDE:
-        yield from with_monomials(u)
-    else:
-        for part in u.split(max(16, ROWS // u.shape[2]), dim=1):
-            yield part, None
+def in_parts(u: Tensor, components: int) -> Iterable[tuple[Tensor, Tensor | None]]:
+    """u (g, n, b) in parts, with their monomials, or without, where these cost more than they save.
+
+    A sample has b^2 / 2 of them, which serve all components at once: few columns or many components pay for that.
+    """
+    if u.shape[2] <= max(1, min(48, 3 * components)):
+        return with_monomials(u)
+    return ((part, None) for part in u.split(max(16, 2**18 // u.shape[2]), dim=1))
 
 
 def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol: float, max_iter: int, keep=2**27):
@@ -2062,17 +2082,18 @@ def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol
     Monomials are kept between iterations where they are less than `keep` numbers (1 GiB).
     Dempster, Laird and Rubin 1977; Bishop 2006, section 9.2.2.
     """
-    kept = list(in_parts(u)) if u.shape[1] * count_monomials(u) < keep else None
+    count = len(mixture.means)
+    kept = list(in_parts(u, count)) if u.shape[1] * count_monomials(u) < keep else None
     lower_bounds, settled = [-math.inf], False
     while not settled and len(lower_bounds) <= max_iter:
-        log_p, sums = expectation_step(kept or in_parts(u), mixture)
+        log_p, sums = expectation_step(kept or in_parts(u, count), mixture)
         lower_bounds.append(float(log_p.mean()))
         mixture = maximization_step(sums, mixture, regularize)
         settled = abs(lower_bounds[-1] - lower_bounds[-2]) < tol
         if settled and sums.counts.min() < 0.1:  # a dead component: is there a better use for it?
             trial = split_widest(mixture, int(sums.counts.argmin()))
             for _ in range(10):
-                log_p, sums = expectation_step(kept or in_parts(u), trial)
+                log_p, sums = expectation_step(kept or in_parts(u, count), trial)
                 trial = maximization_step(sums, trial, regularize)
             if log_p.mean() > lower_bounds[-1] + tol:
                 mixture, settled = trial, False
@@ -2083,10 +2104,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     """A mixture of Gaussians, fitted by EM: a scikit-learn estimator.
 
     p(x) = sum_k weights_[k] N(x; means_[k], covariances_[k]). The steps, the stopping rule and the start by "kmeans"
-    are those of scikit-learn's GaussianMixture, and so are the results. But each step is one matrix product over all
-    components, in coordinates that whiten the data, so that scale and distance from zero cost no digits; and where
-    EM settles with a dead component, one that holds less than a tenth of a sample, that component takes half of the
-    widest, if that turns out likelier. Not here: tied covariances, warm starts, precisions_.
+    are those of scikit-learn's GaussianMixture, and so are the results, with one exception: a component that holds
+    less than a tenth of a sample keeps its shape, and where EM settles with such a dead one, it takes half of the
+    widest, if that turns out likelier. Coordinates whiten the data, so that scale and distance from zero cost no
+    digits. Where columns are few, or components many, a step is one matrix product over all components. Not here: tied
+    covariances, warm starts, precisions_.
 
     n_components: K. covariance_type: "full" (K, d, d), "diag" (K, d) or "spherical" (K,). tol: of the mean
     log-likelihood in nats, at which EM stops. reg_covar: added to every variance. max_iter, n_init: iterations of a
@@ -2179,17 +2201,21 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _blocks(self, X: np.ndarray) -> Tensor:
         """(n, d) -> (g, n, b)."""
         x = torch.tensor(X)
-        return (x[None] if self.covariance_type == "full" else x.T[:, :, None]).contiguous()
+        return x[None] if self.covariance_type == "full" else x.T[:, :, None]
 
     def _frame(self, x: Tensor) -> Frame:
         """The frame that whitens x (g, n, b) as far as covariance_type sees it."""
         mean = x.mean(1, keepdim=True)
-        covariance = (x - mean).mT @ (x - mean) / x.shape[1]
+        covariance = gram(x - mean) / x.shape[1]
         if not covariance.isfinite().all():
             raise ValueError(f"X reaches {x.abs().max():.3g}: its squares overflow; scale it down")
         if self.covariance_type == "spherical":
             covariance = covariance.mean(0, keepdim=True).expand_as(covariance)
-        return whitening(mean if self.covariance_type == "full" else x.median(1, keepdim=True).values, covariance)
+        if (
+            self.covariance_type != "full"
+        ):  # a column's usual value, of a hundred samples, is best told from itself by 0
+            mean = x[:, :: max(1, x.shape[1] // 100)].median(1, keepdim=True).values
+        return whitening(mean, covariance)
 
     def _labels(self, X: np.ndarray, rng: np.random.RandomState) -> Tensor:
         """A first clustering of X (n, d): (n,), in 0 .. K - 1."""
@@ -2210,7 +2236,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         origins = points.new_zeros(len(counts), groups, block).index_add(0, labels, points)
         origins /= counts.clamp(min=1)[:, None, None]
         offsets = (points - origins[labels])[labels.argsort()].transpose(0, 1)  # (g, n, b), one component after another
-        second = torch.stack([own.mT @ own for own in offsets.split(counts.tolist(), dim=1)])
+        second = torch.stack([gram(own) for own in offsets.split(counts.tolist(), dim=1)])
         identity = torch.eye(block, dtype=u.dtype).expand(len(counts), groups, -1, -1)
         sums = Sums(counts.to(u.dtype), torch.zeros_like(origins), second, origins)
         return maximization_step(sums, Gaussians(counts / counts.sum(), origins, identity), regularize)
@@ -2236,13 +2262,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if "precisions" in arrays:
             precisions = self._covariance_blocks(arrays["precisions"])
             symmetric = torch.allclose(precisions, precisions.mT, rtol=1e-6, atol=1e-6 * float(precisions.abs().max()))
-            factors, failed = torch.linalg.cholesky_ex((precisions + precisions.mT) / 2)
-            if not symmetric or failed.any():
+            factors, failed = cholesky((precisions + precisions.mT) / 2)
+            if not symmetric or failed:
                 raise ValueError(
                     "precisions_init has a matrix that is not symmetric and positive definite: "
                     "give inverses of covariances"
                 )
-            given["covariances"] = torch.cholesky_inverse(factors)
+            given["covariances"] = multiply(whitener(factors), whitener(factors).mT)
         return given
 
     def _covariance_blocks(self, covariances: np.ndarray) -> Tensor:
@@ -2280,7 +2306,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         frame = whitening(mean[:, None], torch.einsum("k,kgij->gij", mixture.weights, spread))
         u = frame.enter(x)
         log_joint = JointDensity(frame.transform(mixture))
-        return torch.cat([log_joint(*part) for part in in_parts(u)]) - frame.log_volume()
+        return torch.cat([log_joint(*part) for part in in_parts(u, len(mixture.means))]) - frame.log_volume()
 
     def score_samples(self, X) -> np.ndarray:
         """log p(x) in nats. (n, d) -> (n,)."""
