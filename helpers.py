@@ -1887,6 +1887,15 @@ def whitening(mean: Tensor, covariance: Tensor) -> Frame:
     return Frame(mean, axes / roots / scale[:, :, None], (axes * roots).mT * scale[:, None, :])
 
 
+@functools.cache
+def pairs_of(block: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns (pairs,) of a block's upper triangle, and where each entry of a block is among these (b, b)."""
+    i, j = torch.triu_indices(block, block)
+    place = torch.empty(block, block, dtype=torch.long)
+    place[i, j] = place[j, i] = torch.arange(len(i))
+    return i, j, place
+
+
 def monomials(u: Tensor) -> Tensor:
     """1, every u_i, and within blocks every u_i u_j with i <= j: (g, n, b) -> (n, 1 + g b + g b (b + 1) / 2)."""
     require_floats("g n b", finite=False, u=u)
@@ -1948,7 +1957,7 @@ class JointDensity:
         precisions = multiply(self.whiteners, self.whiteners.mT)  # (K, g, b, b)
         linear = multiply(self.mixture.means[..., None, :], precisions).squeeze(2)  # (K, g, b)
         constant = self.peak - 0.5 * (linear * self.mixture.means).sum((1, 2))
-        i, j = torch.triu_indices(*precisions.shape[2:])
+        i, j, _ = pairs_of(precisions.shape[2])
         quadratic = -precisions[..., i, j] * torch.where(i == j, 0.5, 1.0)  # (K, g, pairs)
         return torch.cat([constant[:, None], linear.flatten(1), quadratic.flatten(1)], 1)
 
@@ -1984,11 +1993,9 @@ class Sums(NamedTuple):
 
 def sums_of_monomials(sums: Tensor, groups: int, block: int) -> Sums:
     """Sums of responsibilities * monomials (K, 1 + ...), taken apart."""
-    i, j = torch.triu_indices(block, block)
-    place = torch.empty(block, block, dtype=torch.long)
-    place[i, j] = place[j, i] = torch.arange(len(i))
-    first, pairs = (part.unflatten(1, (groups, -1)) for part in sums[:, 1:].split([groups * block, groups * len(i)], 1))
-    return Sums(sums[:, 0], first, pairs[..., place], torch.zeros_like(first))  # first (K, g, b), pairs (K, g, pairs)
+    first = sums[:, 1 : 1 + groups * block].unflatten(1, (groups, block))  # (K, g b) -> (K, g, b)
+    pairs = sums[:, 1 + groups * block :].unflatten(1, (groups, -1))  # (K, g pairs) -> (K, g, pairs)
+    return Sums(sums[:, 0], first, pairs[..., pairs_of(block)[2]], torch.zeros_like(first))
 
 
 def expectation_step(parts: Iterable[tuple[Tensor, Tensor | None]], mixture: Gaussians) -> tuple[Tensor, Sums]:
@@ -2157,8 +2164,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 f"n_components is {self.n_components}, but X has n_samples = {len(X)}: "
                 "give at least one sample per component"
             )
-        frame = self._frame(self._blocks(X))
-        best, bounds, self.converged_ = max(self._runs(X, frame), key=lambda run: run[1][-1])
+        x = self._blocks(X)
+        frame = self._frame(x)
+        best, bounds, self.converged_ = max(self._runs(X, frame.enter(x), frame), key=lambda run: run[1][-1])
         log_volume = float(frame.log_volume())
         self.lower_bounds_ = [bound - log_volume for bound in bounds]
         self.lower_bound_, self.n_iter_ = self.lower_bounds_[-1], len(bounds)
@@ -2174,9 +2182,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self._log_density(X[:1])  # in samples as in densities
         return self
 
-    def _runs(self, X: np.ndarray, frame: Frame) -> Iterator[tuple[Gaussians, list[float], bool]]:
+    def _runs(self, X: np.ndarray, u: Tensor, frame: Frame) -> Iterator[tuple[Gaussians, list[float], bool]]:
         """What maximize_likelihood returns, over u, from n_init starts, or from the one that is given."""
-        u, rng, given = frame.enter(self._blocks(X)), check_random_state(self.random_state), self._given()
+        rng, given = check_random_state(self.random_state), self._given()
         added = self.reg_covar * frame.forward.mT @ frame.forward
 
         def regularize(covariances: Tensor) -> Tensor:
@@ -2211,9 +2219,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             raise ValueError(f"X reaches {x.abs().max():.3g}: its squares overflow; scale it down")
         if self.covariance_type == "spherical":
             covariance = covariance.mean(0, keepdim=True).expand_as(covariance)
-        if (
-            self.covariance_type != "full"
-        ):  # a column's usual value, of a hundred samples, is best told from itself by 0
+        if self.covariance_type != "full":
+            # a usual value of each column becomes zero: where nearly all samples share it, their squares are exact
             mean = x[:, :: max(1, x.shape[1] // 100)].median(1, keepdim=True).values
         return whitening(mean, covariance)
 
