@@ -2179,7 +2179,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         self._keep(frame.restore(best))
         safe_cholesky(self._mixture().covariances)  # rounded to the numbers of x they must still be fit for use,
-        self._log_density(X[:1])  # in samples as in densities
+        self._density()  # in samples as in densities
         return self
 
     def _runs(self, X: np.ndarray, u: Tensor, frame: Frame) -> Iterator[tuple[Gaussians, list[float], bool]]:
@@ -2302,18 +2302,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _log_joint(self, X) -> Tensor:
         """log weights_k N(x; k) for what a user gives as X (n, d): (n, K)."""
         check_is_fitted(self)
-        return self._log_density(validate_data(self, X, dtype=np.float64, order="C", reset=False))
+        x = self._blocks(validate_data(self, X, dtype=np.float64, order="C", reset=False))
+        frame, log_joint = self._density()
+        parts = in_parts(frame.enter(x), len(self.means_))
+        return torch.cat([log_joint(*part) for part in parts]) - frame.log_volume()
 
-    def _log_density(self, X: np.ndarray) -> Tensor:
-        """The same for an array that has been validated: computed in the frame that whitens the mixture itself."""
-        x, mixture = self._blocks(X), self._mixture()
+    def _density(self) -> tuple[Frame, JointDensity]:
+        """The frame that whitens the mixture itself, and the mixture's density in it."""
+        mixture = self._mixture()
         mean = torch.einsum("k,kgi->gi", mixture.weights, mixture.means)
         offset = mixture.means - mean
         spread = mixture.covariances + offset[..., :, None] * offset[..., None, :]
         frame = whitening(mean[:, None], torch.einsum("k,kgij->gij", mixture.weights, spread))
-        u = frame.enter(x)
-        log_joint = JointDensity(frame.transform(mixture))
-        return torch.cat([log_joint(*part) for part in in_parts(u, len(mixture.means))]) - frame.log_volume()
+        return frame, JointDensity(frame.transform(mixture))
 
     def score_samples(self, X) -> np.ndarray:
         """log p(x) in nats. (n, d) -> (n,)."""
