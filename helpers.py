@@ -1842,12 +1842,11 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     return a * b if b.shape[-1] == 1 else a @ b
 
 
-def gram(v: Tensor) -> Tensor:
+def gram(v: np.ndarray) -> Tensor:
     """v^T v: (..., n, b) -> (..., b, b). By numpy, which knows a matrix beside its own transpose: half the work."""
-    if v.shape[-1] == 1:
-        return v.square().sum(-2, keepdim=True)
     with np.errstate(over="ignore", invalid="ignore"):  # as in torch
-        return torch.from_numpy(v.mT.numpy() @ v.numpy())
+        transposed = v.swapaxes(-1, -2)
+        return torch.from_numpy((v * v).sum(-2, keepdims=True) if v.shape[-1] == 1 else transposed @ v)
 
 
 class Frame(NamedTuple):
@@ -1970,8 +1969,8 @@ class JointDensity:
         count = len(self.peak)
         result = u.new_empty(count, u.shape[1]) if features is None else self.coefficients @ features.T  # (K, n)
         for k in self.apart(features):
-            white = multiply((u - self.mixture.means[k, :, None]).numpy(), self.whiteners[k].numpy())  # (g, n, b)
-            result[k] = self.peak[k] - 0.5 * torch.from_numpy(white).square_().sum((0, 2))
+            white = multiply(u.numpy() - self.mixture.means[k, :, None].numpy(), self.whiteners[k].numpy())  # (g, n, b)
+            result[k] = self.peak[k] - 0.5 * torch.from_numpy(np.einsum("gnb,gnb->n", white, white))
         return result.T
 
 
@@ -1985,10 +1984,11 @@ class Sums(NamedTuple):
 
     def add(self, k: int, responsibility: Tensor, u: Tensor) -> None:
         """Samples u (g, n, b) to the sums of component k, which has `responsibility` (n,) for them."""
-        offset = u - self.origins[k, :, None]  # (g, n, b)
-        self.counts[k] += responsibility.sum()
-        self.first[k] += offset.mT @ responsibility
-        self.second[k] += gram(offset * responsibility.sqrt()[:, None])
+        own, offset = responsibility.numpy(), u.numpy() - self.origins[k, :, None].numpy()  # (n,), (g, n, b)
+        self.counts[k] += own.sum()
+        self.first[k] += torch.from_numpy(own @ offset)
+        offset *= np.sqrt(own)[:, None]
+        self.second[k] += gram(offset)
 
 
 def sums_of_monomials(sums: Tensor, groups: int, block: int) -> Sums:
@@ -2214,7 +2214,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _frame(self, x: Tensor) -> Frame:
         """The frame that whitens x (g, n, b) as far as covariance_type sees it."""
         mean = x.mean(1, keepdim=True)
-        covariance = gram(x - mean) / x.shape[1]
+        covariance = gram((x - mean).numpy()) / x.shape[1]
         if not covariance.isfinite().all():
             raise ValueError(f"X reaches {x.abs().max():.3g}: its squares overflow; scale it down")
         if self.covariance_type == "spherical":
@@ -2243,7 +2243,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         origins = points.new_zeros(len(counts), groups, block).index_add(0, labels, points)
         origins /= counts.clamp(min=1)[:, None, None]
         offsets = (points - origins[labels])[labels.argsort()].transpose(0, 1)  # (g, n, b), one component after another
-        second = torch.stack([gram(own) for own in offsets.split(counts.tolist(), dim=1)])
+        second = torch.stack([gram(own.numpy()) for own in offsets.split(counts.tolist(), dim=1)])
         identity = torch.eye(block, dtype=u.dtype).expand(len(counts), groups, -1, -1)
         sums = Sums(counts.to(u.dtype), torch.zeros_like(origins), second, origins)
         return maximization_step(sums, Gaussians(counts / counts.sum(), origins, identity), regularize)
