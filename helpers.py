@@ -2033,13 +2033,10 @@ def maximization_step(sums: Sums, mixture: Gaussians, regularize: Callable) -> G
     """
     counts = sums.counts.clamp(min=10 * torch.finfo(sums.counts.dtype).eps)
     shift = sums.first / counts[:, None, None]
-    covariances = sums.second / counts[:, None, None, None] - shift[..., :, None] * shift[..., None, :]
-    alive = (counts > 0.1)[:, None, None]
-    return Gaussians(
-        counts / counts.sum(),
-        torch.where(alive, sums.origins + shift, mixture.means),
-        torch.where(alive[..., None], regularize(covariances), mixture.covariances),
-    )
+    covariances = (sums.second / counts[:, None, None, None]).addcmul_(shift[..., None], shift[..., None, :], value=-1)
+    means, covariances, dead = sums.origins + shift, regularize(covariances), counts <= 0.1
+    means[dead], covariances[dead] = mixture.means[dead], mixture.covariances[dead]
+    return Gaussians(counts / counts.sum(), means, covariances)
 
 
 def split_widest(mixture: Gaussians, dead: int) -> Gaussians:
@@ -2079,7 +2076,7 @@ def in_parts(u: Tensor, components: int) -> Iterable[tuple[Tensor, Tensor | None
     """
     if u.shape[2] <= max(1, min(48, 3 * components)):
         return with_monomials(u)
-    return ((part, None) for part in u.split(max(16, 2**18 // u.shape[2]), dim=1))
+    return ((part, None) for part in u.split(max(1024, 2**18 // u.shape[2]), dim=1))
 
 
 def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol: float, max_iter: int, keep=2**27):
@@ -2275,7 +2272,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                     "precisions_init has a matrix that is not symmetric and positive definite: "
                     "give inverses of covariances"
                 )
-            given["covariances"] = multiply(whitener(factors), whitener(factors).mT)
+            roots = whitener(factors)
+            given["covariances"] = multiply(roots, roots.mT)
         return given
 
     def _covariance_blocks(self, covariances: np.ndarray) -> Tensor:
