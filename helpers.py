@@ -2111,8 +2111,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     are those of scikit-learn's GaussianMixture, and so are the results, with one exception: a component that holds
     less than a tenth of a sample keeps its shape, and where EM settles with such a dead one, it takes half of the
     widest, if that turns out likelier. Coordinates whiten the data, so that scale and distance from zero cost no
-    digits. Where columns are few, or components many, a step is one matrix product over all components. Not here: tied
-    covariances, warm starts, precisions_.
+    digits. Where columns are few, a step is one matrix product over all components. Not here: tied covariances, warm
+    starts, precisions_.
+
+    Speed beside scikit-learn's, on one thread of an AMD EPYC: 15 columns of 20,000 samples 3 times with K = 10, 7 to 9
+    times with 100 and more; K = 10 and 50 to 200 columns, constant ones among them, 1 to 1.4 times. It is slower where
+    a fit takes milliseconds (n = 1,000 and diagonal or spherical covariances: 0.75 to 1) and for 784 pixels of 1,000
+    images (0.8; diagonal or spherical 0.5 to 0.9).
 
     n_components: K. covariance_type: "full" (K, d, d), "diag" (K, d) or "spherical" (K,). tol: of the mean
     log-likelihood in nats, at which EM stops. reg_covar: added to every variance. max_iter, n_init: iterations of a
