@@ -1882,6 +1882,18 @@ class Gaussians(NamedTuple):
     covariances: Tensor  # (K, g, b, b)
 
 
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """a (..., m, b) @ b (..., b, b); for blocks of one number as a product of numbers, which is many times faster."""
+    return a * b if b.shape[-1] == 1 else a @ b
+
+
+def gram(v: np.ndarray) -> Tensor:
+    """v^T v: (..., n, b) -> (..., b, b). By numpy, which knows a matrix beside its own transpose: half the work."""
+    with np.errstate(over="ignore", invalid="ignore"):  # as in torch
+        transposed = v.swapaxes(-1, -2)
+        return torch.from_numpy((v * v).sum(-2, keepdims=True) if v.shape[-1] == 1 else transposed @ v)
+
+
 class Frame(NamedTuple):
     """Coordinates u = (x - mean) forward, block by block, of points (g, n, b); x = u backward + mean."""
 
@@ -1891,17 +1903,19 @@ class Frame(NamedTuple):
 
     def enter(self, x: Tensor) -> Tensor:
         """x (g, n, b) -> u (g, n, b)."""
-        return (x - self.mean) @ self.forward
+        return multiply(x - self.mean, self.forward)
 
     def transform(self, mixture: Gaussians) -> Gaussians:
         """A mixture over x as the mixture over u."""
         means = self.enter(mixture.means.transpose(0, 1)).transpose(0, 1)
-        return Gaussians(mixture.weights, means, self.forward.mT @ mixture.covariances @ self.forward)
+        covariances = multiply(multiply(self.forward.mT, mixture.covariances), self.forward)
+        return Gaussians(mixture.weights, means, covariances)
 
     def restore(self, mixture: Gaussians) -> Gaussians:
         """A mixture over u as the mixture over x."""
-        means = (mixture.means.transpose(0, 1) @ self.backward + self.mean).transpose(0, 1)
-        return Gaussians(mixture.weights, means, self.backward.mT @ mixture.covariances @ self.backward)
+        means = (multiply(mixture.means.transpose(0, 1), self.backward) + self.mean).transpose(0, 1)
+        covariances = multiply(multiply(self.backward.mT, mixture.covariances), self.backward)
+        return Gaussians(mixture.weights, means, covariances)
 
     def log_volume(self) -> Tensor:
         """log p(u) - log p(x), the same everywhere."""
@@ -1917,19 +1931,43 @@ def whitening(mean: Tensor, covariance: Tensor) -> Frame:
     return Frame(mean, axes / roots / scale[:, :, None], (axes * roots).mT * scale[:, None, :])
 
 
+@functools.cache
+def pairs_of(block: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns (pairs,) of a block's upper triangle, and where each entry of a block is among these (b, b)."""
+    i, j = torch.triu_indices(block, block)
+    place = torch.empty(block, block, dtype=torch.long)
+    place[i, j] = place[j, i] = torch.arange(len(i))
+    return i, j, place
+
+
 def monomials(u: Tensor) -> Tensor:
-    """1, every u_i and, within blocks, every u_i u_j with i <= j: (g, n, b) -> (n, 1 + g (b + b (b + 1) / 2))."""
+    """1, every u_i, and within blocks every u_i u_j with i <= j: (g, n, b) -> (n, 1 + g b + g b (b + 1) / 2)."""
     require_floats("g n b", finite=False, u=u)
-    pairs = [u[:, :, i : i + 1] * u[:, :, i:] for i in range(u.shape[2])]  # in the order of torch.triu_indices
-    columns = torch.cat([u, *pairs], 2)  # (g, n, b + pairs)
-    columns = columns.transpose(0, 1).flatten(1)  # (n, g (b + pairs))
-    return torch.cat([torch.ones_like(columns[:, :1]), columns], 1)
+    x = u.transpose(0, 1)  # (n, g, b)
+    pairs = torch.cat([x[:, :, i : i + 1] * x[:, :, i:] for i in range(x.shape[2])], 2)  # as torch.triu_indices
+    return torch.cat([torch.ones_like(x[:, 0, :1]), x.flatten(1), pairs.flatten(1)], 1)  # 1, g b and g pairs columns
+
+
+def cholesky(matrices: Tensor) -> tuple[Tensor, bool]:
+    """Lower factors (..., b, b), and whether there are not any."""
+    if matrices.shape[-1] == 1:
+        return matrices.sqrt(), not (matrices > 0).all()
+    factors, failed = torch.linalg.cholesky_ex(matrices)
+    return factors, bool(failed.any())
+
+
+def whitener(factors: Tensor) -> Tensor:
+    """W (..., b, b) with W W^T the inverse of the matrices that have these lower factors."""
+    if factors.shape[-1] == 1:
+        return factors.reciprocal()
+    identity = torch.eye(factors.shape[-1], dtype=factors.dtype)
+    return torch.linalg.solve_triangular(factors, identity, upper=False).mT
 
 
 def safe_cholesky(covariances: Tensor) -> Tensor:
     """Lower factors (..., b, b). Raises ValueError for a singular covariance."""
-    factors, failed = torch.linalg.cholesky_ex(covariances)
-    if failed.any():
+    factors, failed = cholesky(covariances)
+    if failed:
         raise ValueError(
             "a component's covariance is singular, as its samples coincide or lie in a plane: "
             "raise reg_covar, lower n_components, or drop constant and dependent columns"
@@ -1945,68 +1983,105 @@ class JointDensity:
     """
 
     def __init__(self, mixture: Gaussians):
-        self.means, self.factors = mixture.means, safe_cholesky(mixture.covariances)
-        size, block = mixture.means[0].numel(), mixture.means.shape[2]
-        precision = torch.cholesky_inverse(self.factors)  # (K, g, b, b)
-        linear = (precision @ self.means[..., None]).squeeze(3)  # (K, g, b)
-        log_det = 2 * self.factors.diagonal(dim1=2, dim2=3).log().flatten(1).sum(1)
-        self.peak = mixture.weights.log() - 0.5 * (log_det + size * math.log(2 * math.pi))  # (K,)
-        constant = self.peak - 0.5 * (linear * self.means).flatten(1).sum(1)
-        i, j = torch.triu_indices(block, block)
-        quadratic = -precision[..., i, j] * torch.where(i == j, 0.5, 1.0)  # (K, g, pairs)
-        self.coefficients = torch.cat([constant[:, None], torch.cat([linear, quadratic], 2).flatten(1)], 1)
-        trace, spread = (values.diagonal(dim1=2, dim2=3).sum((1, 2)) for values in (precision, mixture.covariances))
-        size_of_squares = trace * (self.means.square().sum((1, 2)) + spread)  # (K,)
-        self.narrow = (size_of_squares > 1e10).nonzero().flatten().tolist()
+        self.mixture, factors = mixture, safe_cholesky(mixture.covariances)
+        self.whiteners, size = whitener(factors), mixture.means[0].numel()  # (K, g, b, b)
+        log_roots = factors.diagonal(dim1=2, dim2=3).log().sum((1, 2))  # of determinants
+        self.peak = mixture.weights.log() - log_roots - 0.5 * size * math.log(2 * math.pi)  # (K,)
 
-    def __call__(self, u: Tensor, features: Tensor) -> Tensor:
+    @functools.cached_property
+    def narrow(self) -> list[int]:
+        """By a bound on the terms u_i P_ij u_j, which only meet within a block: |P_ij| is at most sqrt(P_ii P_jj)."""
+        precisions = self.whiteners.square().sum(3)  # their diagonals, (K, g, b)
+        squares = self.mixture.means.square() + self.mixture.covariances.diagonal(dim1=2, dim2=3)  # (K, g, b)
+        return ((precisions * squares).sqrt().sum(2).square().sum(1) > 1e10).nonzero().flatten().tolist()
+
+    @functools.cached_property
+    def coefficients(self) -> Tensor:
+        """Of the monomials, (K, 1 + ...)."""
+        precisions = multiply(self.whiteners, self.whiteners.mT)  # (K, g, b, b)
+        linear = multiply(self.mixture.means[..., None, :], precisions).squeeze(2)  # (K, g, b)
+        constant = self.peak - 0.5 * (linear * self.mixture.means).sum((1, 2))
+        i, j, _ = pairs_of(precisions.shape[2])
+        quadratic = -precisions[..., i, j] * torch.where(i == j, 0.5, 1.0)  # (K, g, pairs)
+        return torch.cat([constant[:, None], linear.flatten(1), quadratic.flatten(1)], 1)
+
+    def apart(self, features: Tensor | None) -> Iterable[int]:
+        """The components that monomials do not serve: the narrow ones, or all, where there are none."""
+        return range(len(self.peak)) if features is None else self.narrow
+
+    def __call__(self, u: Tensor, features: Tensor | None) -> Tensor:
         """u (g, n, b) and its monomials -> (n, K)."""
-        result = features @ self.coefficients.T
-        for k in self.narrow:
-            offset = (u - self.means[k, :, None]).mT  # (g, b, n)
-            white = torch.linalg.solve_triangular(self.factors[k], offset, upper=False)
-            result[:, k] = self.peak[k] - 0.5 * white.square().sum((0, 1))
-        return result
+        count = len(self.peak)
+        result = u.new_empty(count, u.shape[1]) if features is None else self.coefficients @ features.T  # (K, n)
+        for k in self.apart(features):
+            white = multiply(u.numpy() - self.mixture.means[k, :, None].numpy(), self.whiteners[k].numpy())  # (g, n, b)
+            result[k] = self.peak[k] - 0.5 * torch.from_numpy(np.einsum("gnb,gnb->n", white, white))
+        return result.T
 
 
-def expectation_step(parts: Iterable[tuple[Tensor, Tensor]], mixture: Gaussians) -> tuple[Tensor, Tensor, Tensor]:
-    """The E step: log p(u) (n,), and for each component the sums over n of responsibility * monomials.
+class Sums(NamedTuple):
+    """Sums over samples of p(k|u), p(k|u) v and p(k|u) v v^T, where v = u - origins_k."""
 
-    parts: (u, monomials(u)), some samples each. The sums (K, 1 + ...) are about `origins` (K, g, b): zero or, for a
-    narrow component, its mean.
+    counts: Tensor  # (K,)
+    first: Tensor  # (K, g, b)
+    second: Tensor  # (K, g, b, b)
+    origins: Tensor  # (K, g, b)
+
+    def add(self, k: int, responsibility: Tensor, u: Tensor) -> None:
+        """Samples u (g, n, b) to the sums of component k, which has `responsibility` (n,) for them."""
+        own, offset = responsibility.numpy(), u.numpy() - self.origins[k, :, None].numpy()  # (n,), (g, n, b)
+        self.counts[k] += own.sum()
+        self.first[k] += torch.from_numpy(own @ offset)
+        offset *= np.sqrt(own)[:, None]
+        self.second[k] += gram(offset)
+
+
+def sums_of_monomials(sums: Tensor, groups: int, block: int) -> Sums:
+    """Sums of responsibilities * monomials (K, 1 + ...), taken apart."""
+    first = sums[:, 1 : 1 + groups * block].unflatten(1, (groups, block))  # (K, g b) -> (K, g, b)
+    pairs = sums[:, 1 + groups * block :].unflatten(1, (groups, -1))  # (K, g pairs) -> (K, g, pairs)
+    return Sums(sums[:, 0], first, pairs[..., pairs_of(block)[2]], torch.zeros_like(first))
+
+
+def expectation_step(parts: Iterable[tuple[Tensor, Tensor | None]], mixture: Gaussians) -> tuple[Tensor, Sums]:
+    """The E step: log p(u) (n,), and for each component the sums that the M step needs.
+
+    parts: (u, monomials(u) or None), some samples each. Sums are about zero or, for components that are computed apart,
+    their means.
     """
-    log_joint = JointDensity(mixture)
-    origins = torch.zeros_like(mixture.means)
-    origins[log_joint.narrow] = mixture.means[log_joint.narrow]
-    log_p, sums = [], 0
+    log_joint, log_p, sums = JointDensity(mixture), [], 0
+    own = Sums(*(torch.zeros_like(values) for values in mixture), mixture.means)
     for u, features in parts:
         joint = log_joint(u, features)  # (n, K)
-        log_p.append(joint.logsumexp(1))
-        responsibilities = joint.sub_(log_p[-1][:, None]).exp_()  # p(k|u), (n, K)
-        partial = responsibilities.T @ features
+        largest = joint.amax(1, keepdim=True)
+        ratios = joint.sub_(largest).exp_()  # p(u, k) beside the largest, (n, K)
+        total = ratios.sum(1, keepdim=True)
+        log_p.append((largest + total.log())[:, 0])
+        responsibilities = ratios.div_(total)  # p(k|u)
+        if features is not None:
+            sums = sums + responsibilities.T @ features
+        for k in log_joint.apart(features):
+            own.add(k, responsibilities[:, k], u)
+    if features is not None:
+        sums = sums_of_monomials(sums, *mixture.means.shape[1:])
         for k in log_joint.narrow:
-            partial[k] = responsibilities[:, k] @ monomials(u - origins[k, :, None])
-        sums = sums + partial
-    return torch.cat(log_p), sums, origins
+            for total, part in zip(sums, own, strict=True):
+                total[k] = part[k]
+        own = sums
+    return torch.cat(log_p), own
 
 
-def maximization_step(sums: Tensor, origins: Tensor, mixture: Gaussians, regularize: Callable) -> Gaussians:
+def maximization_step(sums: Sums, mixture: Gaussians, regularize: Callable) -> Gaussians:
     """The M step: the mixture that maximises the expected log-likelihood, its covariances regularised.
 
     A component that holds less than a tenth of a sample keeps its shape.
     """
-    groups, block = origins.shape[1:]
-    counts = sums[:, 0].clamp(min=10 * torch.finfo(sums.dtype).eps)
-    i, j = torch.triu_indices(block, block)
-    first, second = (sums[:, 1:] / counts[:, None]).unflatten(1, (groups, -1)).split([block, len(i)], dim=2)
-    covariances = torch.empty_like(mixture.covariances)
-    covariances[..., i, j] = covariances[..., j, i] = second - first[..., i] * first[..., j]
-    alive = (counts > 0.1)[:, None, None]
-    return Gaussians(
-        counts / counts.sum(),
-        torch.where(alive, origins + first, mixture.means),
-        torch.where(alive[..., None], regularize(covariances), mixture.covariances),
-    )
+    counts = sums.counts.clamp(min=10 * torch.finfo(sums.counts.dtype).eps)
+    shift = sums.first / counts[:, None, None]
+    covariances = (sums.second / counts[:, None, None, None]).addcmul_(shift[..., None], shift[..., None, :], value=-1)
+    means, covariances, dead = sums.origins + shift, regularize(covariances), counts <= 0.1
+    means[dead], covariances[dead] = mixture.means[dead], mixture.covariances[dead]
+    return Gaussians(counts / counts.sum(), means, covariances)
 
 
 def split_widest(mixture: Gaussians, dead: int) -> Gaussians:
@@ -2039,6 +2114,16 @@ def with_monomials(u: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield part, monomials(part)
 
 
+def in_parts(u: Tensor, components: int) -> Iterable[tuple[Tensor, Tensor | None]]:
+    """u (g, n, b) in parts, with their monomials, or without, where these cost more than they save.
+
+    A sample has b^2 / 2 of them, which serve all components at once: few columns or many components pay for that.
+    """
+    if u.shape[2] <= max(1, min(48, 3 * components)):
+        return with_monomials(u)
+    return ((part, None) for part in u.split(max(1024, 2**18 // u.shape[2]), dim=1))
+
+
 def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol: float, max_iter: int, keep=2**27):
     """Expectation and maximisation from `mixture`, until the mean of log p(u) rises by less than `tol`.
 
@@ -2046,18 +2131,19 @@ def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol
     Monomials are kept between iterations where they are less than `keep` numbers (1 GiB).
     Dempster, Laird and Rubin 1977; Bishop 2006, section 9.2.2.
     """
-    kept = list(with_monomials(u)) if u.shape[1] * count_monomials(u) < keep else None
+    count = len(mixture.means)
+    kept = list(in_parts(u, count)) if u.shape[1] * count_monomials(u) < keep else None
     lower_bounds, settled = [-math.inf], False
     while not settled and len(lower_bounds) <= max_iter:
-        log_p, sums, origins = expectation_step(kept or with_monomials(u), mixture)
+        log_p, sums = expectation_step(kept or in_parts(u, count), mixture)
         lower_bounds.append(float(log_p.mean()))
-        mixture = maximization_step(sums, origins, mixture, regularize)
+        mixture = maximization_step(sums, mixture, regularize)
         settled = abs(lower_bounds[-1] - lower_bounds[-2]) < tol
-        if settled and sums[:, 0].min() < 0.1:  # a dead component: is there a better use for it?
-            trial = split_widest(mixture, int(sums[:, 0].argmin()))
+        if settled and sums.counts.min() < 0.1:  # a dead component: is there a better use for it?
+            trial = split_widest(mixture, int(sums.counts.argmin()))
             for _ in range(10):
-                log_p, sums, origins = expectation_step(kept or with_monomials(u), trial)
-                trial = maximization_step(sums, origins, trial, regularize)
+                log_p, sums = expectation_step(kept or in_parts(u, count), trial)
+                trial = maximization_step(sums, trial, regularize)
             if log_p.mean() > lower_bounds[-1] + tol:
                 mixture, settled = trial, False
     return mixture, lower_bounds[1:], settled
@@ -2067,10 +2153,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     """A mixture of Gaussians, fitted by EM: a scikit-learn estimator.
 
     p(x) = sum_k weights_[k] N(x; means_[k], covariances_[k]). The steps, the stopping rule and the start by "kmeans"
-    are those of scikit-learn's GaussianMixture, and so are the results. But each step is one matrix product over all
-    components, in coordinates that whiten the data, so that scale and distance from zero cost no digits; and where
-    EM settles with a dead component, one that holds less than a tenth of a sample, that component takes half of the
-    widest, if that turns out likelier. Not here: tied covariances, warm starts, precisions_.
+    are those of scikit-learn's GaussianMixture, and so are the results, with one exception: a component that holds
+    less than a tenth of a sample keeps its shape, and where EM settles with such a dead one, it takes half of the
+    widest, if that turns out likelier. Coordinates whiten the data, so that scale and distance from zero cost no
+    digits. Where columns are few, a step is one matrix product over all components. Not here: tied covariances, warm
+    starts, precisions_.
+
+    Speed beside scikit-learn's, on one thread of an AMD EPYC: 15 columns of 20,000 samples 3 times with K = 10, 7 to 9
+    times with 100 and more; K = 10 and 50 to 200 columns, constant ones among them, 1 to 1.4 times. It is slower where
+    a fit takes milliseconds (n = 1,000 and diagonal or spherical covariances: 0.75 to 1) and for 784 pixels of 1,000
+    images (0.8; diagonal or spherical 0.5 to 0.9).
 
     n_components: K. covariance_type: "full" (K, d, d), "diag" (K, d) or "spherical" (K,). tol: of the mean
     log-likelihood in nats, at which EM stops. reg_covar: added to every variance. max_iter, n_init: iterations of a
@@ -2113,15 +2205,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def fit(self, X, y=None) -> "GaussianMixture":
         """Fit to X (n, d). Raises ValueError for settings or data that cannot be fitted; y is not used."""
         self._check_settings()
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        X = validate_data(self, X, dtype=np.float64, order="C", ensure_min_samples=2)
         if len(X) < self.n_components:
             raise ValueError(
                 f"n_components is {self.n_components}, but X has n_samples = {len(X)}: "
                 "give at least one sample per component"
             )
-        frame = self._frame(self._blocks(X))
-        best, bounds, self.converged_ = max(self._runs(X, frame), key=lambda run: run[1][-1])
-        self.lower_bounds_ = [bound - float(frame.log_volume()) for bound in bounds]
+        x = self._blocks(X)
+        frame = self._frame(x)
+        best, bounds, self.converged_ = max(self._runs(X, frame.enter(x), frame), key=lambda run: run[1][-1])
+        log_volume = float(frame.log_volume())
+        self.lower_bounds_ = [bound - log_volume for bound in bounds]
         self.lower_bound_, self.n_iter_ = self.lower_bounds_[-1], len(bounds)
         if not self.converged_:
             warnings.warn(
@@ -2132,12 +2226,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         self._keep(frame.restore(best))
         safe_cholesky(self._mixture().covariances)  # rounded to the numbers of x they must still be fit for use,
-        self._log_density(X[:1])  # in samples as in densities
+        self._density()  # in samples as in densities
         return self
 
-    def _runs(self, X: np.ndarray, frame: Frame) -> Iterator[tuple[Gaussians, list[float], bool]]:
+    def _runs(self, X: np.ndarray, u: Tensor, frame: Frame) -> Iterator[tuple[Gaussians, list[float], bool]]:
         """What maximize_likelihood returns, over u, from n_init starts, or from the one that is given."""
-        u, rng, given = frame.enter(self._blocks(X)), check_random_state(self.random_state), self._given()
+        rng, given = check_random_state(self.random_state), self._given()
         added = self.reg_covar * frame.forward.mT @ frame.forward
 
         def regularize(covariances: Tensor) -> Tensor:
@@ -2162,16 +2256,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _blocks(self, X: np.ndarray) -> Tensor:
         """(n, d) -> (g, n, b)."""
         x = torch.tensor(X)
-        return (x[None] if self.covariance_type == "full" else x.T[:, :, None]).contiguous()
+        return x[None] if self.covariance_type == "full" else x.T[:, :, None]
 
     def _frame(self, x: Tensor) -> Frame:
         """The frame that whitens x (g, n, b) as far as covariance_type sees it."""
         mean = x.mean(1, keepdim=True)
-        covariance = (x - mean).mT @ (x - mean) / x.shape[1]
+        covariance = gram((x - mean).numpy()) / x.shape[1]
         if not covariance.isfinite().all():
             raise ValueError(f"X reaches {x.abs().max():.3g}: its squares overflow; scale it down")
         if self.covariance_type == "spherical":
             covariance = covariance.mean(0, keepdim=True).expand_as(covariance)
+        if self.covariance_type != "full":
+            # a usual value of each column becomes zero: where nearly all samples share it, their squares are exact
+            mean = x[:, :: max(1, x.shape[1] // 100)].median(1, keepdim=True).values
         return whitening(mean, covariance)
 
     def _labels(self, X: np.ndarray, rng: np.random.RandomState) -> Tensor:
@@ -2192,14 +2289,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         points, counts = u.transpose(0, 1), labels.bincount(minlength=self.n_components)  # (n, g, b), (K,)
         origins = points.new_zeros(len(counts), groups, block).index_add(0, labels, points)
         origins /= counts.clamp(min=1)[:, None, None]
-        offsets = (points - origins[labels]).transpose(0, 1)  # (g, n, b)
-        memberships = F.one_hot(labels, len(counts)).to(u.dtype).T  # (K, n)
-        sums, done = 0, 0
-        for part, features in with_monomials(offsets):
-            sums = sums + memberships[:, done : done + part.shape[1]] @ features
-            done += part.shape[1]
+        offsets = (points - origins[labels])[labels.argsort()].transpose(0, 1)  # (g, n, b), one component after another
+        second = torch.stack([gram(own.numpy()) for own in offsets.split(counts.tolist(), dim=1)])
         identity = torch.eye(block, dtype=u.dtype).expand(len(counts), groups, -1, -1)
-        return maximization_step(sums, origins, Gaussians(counts / counts.sum(), origins, identity), regularize)
+        sums = Sums(counts.to(u.dtype), torch.zeros_like(origins), second, origins)
+        return maximization_step(sums, Gaussians(counts / counts.sum(), origins, identity), regularize)
 
     def _given(self) -> dict[str, Tensor]:
         """What weights_init, means_init and precisions_init give of a mixture over x."""
@@ -2222,13 +2316,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if "precisions" in arrays:
             precisions = self._covariance_blocks(arrays["precisions"])
             symmetric = torch.allclose(precisions, precisions.mT, rtol=1e-6, atol=1e-6 * float(precisions.abs().max()))
-            precisions = (precisions + precisions.mT) / 2
-            if not symmetric or torch.linalg.cholesky_ex(precisions)[1].any():
+            factors, failed = cholesky((precisions + precisions.mT) / 2)
+            if not symmetric or failed:
                 raise ValueError(
                     "precisions_init has a matrix that is not symmetric and positive definite: "
                     "give inverses of covariances"
                 )
-            given["covariances"] = torch.linalg.inv(precisions)
+            roots = whitener(factors)
+            given["covariances"] = multiply(roots, roots.mT)
         return given
 
     def _covariance_blocks(self, covariances: np.ndarray) -> Tensor:
@@ -2255,18 +2350,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _log_joint(self, X) -> Tensor:
         """log weights_k N(x; k) for what a user gives as X (n, d): (n, K)."""
         check_is_fitted(self)
-        return self._log_density(validate_data(self, X, dtype=np.float64, reset=False))
+        x = self._blocks(validate_data(self, X, dtype=np.float64, order="C", reset=False))
+        frame, log_joint = self._density()
+        parts = in_parts(frame.enter(x), len(self.means_))
+        return torch.cat([log_joint(*part) for part in parts]) - frame.log_volume()
 
-    def _log_density(self, X: np.ndarray) -> Tensor:
-        """The same for an array that has been validated: computed in the frame that whitens the mixture itself."""
-        x, mixture = self._blocks(X), self._mixture()
+    def _density(self) -> tuple[Frame, JointDensity]:
+        """The frame that whitens the mixture itself, and the mixture's density in it."""
+        mixture = self._mixture()
         mean = torch.einsum("k,kgi->gi", mixture.weights, mixture.means)
         offset = mixture.means - mean
         spread = mixture.covariances + offset[..., :, None] * offset[..., None, :]
         frame = whitening(mean[:, None], torch.einsum("k,kgij->gij", mixture.weights, spread))
-        u = frame.enter(x)
-        log_joint = JointDensity(frame.transform(mixture))
-        return torch.cat([log_joint(*part) for part in with_monomials(u)]) - frame.log_volume()
+        return frame, JointDensity(frame.transform(mixture))
 
     def score_samples(self, X) -> np.ndarray:
         """log p(x) in nats. (n, d) -> (n,)."""
