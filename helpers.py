@@ -485,7 +485,7 @@ class Data:
         """Hash of all images and labels."""
         digest = hashlib.sha256()
         for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
-            digest.update(tensor.cpu().numpy())
+            digest.update(tensor.cpu().contiguous().numpy())
         return digest.hexdigest()
 
 
@@ -1318,14 +1318,14 @@ class LatentConfig(TrainConfig):
     batch_size: int = 48
     learning_rate: float = 4e-3
     warm_up: float = 0.05
-    weight_decay: float = 0.05
+    weight_decay: float = 0.15
     snapshots: tuple[int, ...] = (1, 5, 10, 20, 30)
     sigma: float = 0.4  # of the Gaussian likelihood
     code_rate: float = 0.6  # peak step size of the codes, which rises and falls with the decoder's
     steps_per_visit: int = 1  # of each code, every time its image is in the batch; the decoder takes one
     antithetic: bool = True  # two mirrored samples of q per step in place of one
     kl_warm_up: int = 0  # epochs in which the weight of the KL divergence rises to one
-    settling_steps: int = 15  # of each code in the last epoch, in which the decoder stays as it is
+    settling_steps: int = 25  # of each code in the last epoch, in which the decoder stays as it is
 
     def __post_init__(self):
         super().__post_init__()
