@@ -34,7 +34,7 @@ lab: .venv/installed     ## explore in JupyterLab, on copies in play/ that are y
 	for notebook in notebooks/*.ipynb; do [ -e play/$${notebook#notebooks/} ] || cp $$notebook play; done
 	$(BIN)/jupyter lab --notebook-dir=play
 
-bench: .venv/installed   ## 70 minutes: speed beside what one would pick instead, and how cost grows
+bench: .venv/installed   ## hours: arithmetic, speed beside what one would pick instead, how cost grows
 	$(BIN)/pip install --quiet --constraint requirements.txt --requirement benchmarks/requirements.txt
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/bench.py --output $(BENCH)
 
