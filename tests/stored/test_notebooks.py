@@ -108,8 +108,12 @@ FROM_ELSEWHERE = {
         **dict.fromkeys(["98.43", "99.22", "99.19", "15"], "reported by others, and after 15 epochs"),
         "2,000": "per class; 20,000 in all",
     },
-    "02_amortized_vae": {"392": "a layer that the description names"},
-    "03_latent_optimization": {"784": "pixels", "0.0012": "the learning rate of VAEConfig"},
+    "02_amortized_vae": dict.fromkeys(["392", "196"], "layers that the description names"),
+    "03_latent_optimization": {
+        "784": "pixels",
+        "0.0024": "the learning rate of VAEConfig",
+        **dict.fromkeys(["0.004", "0.15"], "learning rate and weight decay of LatentConfig"),
+    },
     "04_sampling": {"128": "features of the classifier"},
     "05_log_probability": {
         "392": "784 pixels, half a nat each",
