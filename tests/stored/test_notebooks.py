@@ -115,13 +115,7 @@ FROM_ELSEWHERE = {
         **dict.fromkeys(["0.004", "0.15"], "learning rate and weight decay of LatentConfig"),
     },
     "04_sampling": {"128": "features of the classifier"},
-    "05_log_probability": {
-        "392": "784 pixels, half a nat each",
-        "1,366": "784 log(0.4 / 0.07)",
-        "65": "−37 + 102, in the figure of the least and the most likely",
-        "70": "948 / 1,366 as a percentage",
-        "180": "224.5 − 45.1, rounded",
-    },
+    "05_log_probability": {"1,366": "784 log(0.4 / 0.07)", "180": "224.5 − 46.2, rounded"},
     "06_gaussian_mixture": {},
 }
 
