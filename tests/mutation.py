@@ -41,7 +41,6 @@ PARTS = {
         "gram",
         "Frame",
         "whitening",
-        "pairs_of",
         "monomials",
         "cholesky",
         "whitener",
