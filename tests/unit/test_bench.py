@@ -266,15 +266,17 @@ def test_watching_changes_neither_names_nor_what_a_model_is_found_by():
 
 def test_training_and_its_curves_are_counted_as_by_hand():
     images, encoder, decoder = 6, [784, 5, 6], [3, 5, 784]  # the encoder gives two numbers for each latent
+    epochs = 3  # of which one is counted
     x, y = torch.rand(images, 1, 28, 28, generator=h.make_generator(0)), torch.zeros(images, dtype=torch.long)
-    data, config = h.Data("mnist", x, y, x, y), h.VAEConfig(batch_size=images, epochs=1, snapshots=())
+    data, config = h.Data("mnist", x, y, x, y), h.VAEConfig(batch_size=images, epochs=epochs, snapshots=())
     with arithmetic.make_counter() as counter:
         meter = arithmetic.Meter(lambda: (0, counter.get_total_flops()))
         Trainer = watched_copy(meter).Trainer
         Trainer(h.build(h.mlp_vae, 3, hidden=(5,), seed=0), h.vae_objective, data, config, h.make_generator(0)).run()
     forwards = sum(2 * images * a * b for pair in (encoder, decoder) for a, b in itertools.pairwise(pair))
-    assert meter.spent["training"][1] == 3 * forwards - 2 * images * 784 * 5  # no gradient of the images
-    assert meter.spent["curves"][1] == 2 * forwards  # training and validation images
+    backwards = 2 * forwards - 2 * images * 784 * 5  # no gradient of the images
+    assert meter.spent["training"][1] == epochs * (forwards + backwards)
+    assert meter.spent["curves"][1] == epochs * 2 * forwards  # training and validation images
     assert meter.spent["rest"][1] == 0
 
 
