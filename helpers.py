@@ -51,6 +51,7 @@ from filelock import FileLock, Timeout
 from ipycanvas import Canvas
 from IPython.display import Markdown, display
 from matplotlib.ticker import LogLocator, NullFormatter
+from scipy.linalg.lapack import dtrtri
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.datasets import load_digits
@@ -1325,7 +1326,7 @@ class LatentConfig(TrainConfig):
     steps_per_visit: int = 1  # of each code, every time its image is in the batch; the decoder takes one
     antithetic: bool = True  # two mirrored samples of q per step in place of one
     kl_warm_up: int = 0  # epochs in which the weight of the KL divergence rises to one
-    settling_steps: int = 25  # of each code in the last epoch, in which the decoder stays as it is
+    settling_steps: int = 15  # of each code in the last epoch, in which the decoder stays as it is
 
     def __post_init__(self):
         super().__post_init__()
@@ -1619,10 +1620,10 @@ class LatentTrainer(Trainer):
         climb(decode, self.data.train_x, self.codes, optimizer, sigma, steps, rate, self.generator, config.antithetic)
 
     def measure(self) -> dict[str, float]:
-        """The elbo's terms, averaged over some training images."""
+        """The elbo's terms, averaged over some training images, two samples of q for each."""
         self.model.eval()
-        x, q = thin(self.data.train_x, CURVE_SIZE), thin(self.codes, CURVE_SIZE).chunk(2, dim=1)
-        terms = latent_elbo(self.model.decode, x, *q, self.config.sigma)
+        x, q = (thin(rows, CURVE_SIZE // 2) for rows in (self.data.train_x, self.codes))
+        terms = latent_elbo(self.model.decode, x, *q.chunk(2, dim=1), self.config.sigma)
         return {f"train_{name}": float(values.mean()) for name, values in terms.items()}
 
     def snapshot(self) -> dict:
@@ -1871,6 +1872,9 @@ def hamiltonian_move(log_ratio, state: tuple[Tensor, Tensor, Tensor], b: float, 
 # ---------------------------------------------------------------------------------------------
 
 
+MOST_COLUMNS = 48  # of a block whose monomials are worth their cost
+
+
 class Gaussians(NamedTuple):
     """A mixture of K Gaussians over d = g b dimensions that are independent between g blocks of b. float64.
 
@@ -1883,8 +1887,13 @@ class Gaussians(NamedTuple):
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """a (..., m, b) @ b (..., b, b); for blocks of one number as a product of numbers, which is many times faster."""
-    return a * b if b.shape[-1] == 1 else a @ b
+    """a (..., m, b) @ b (..., b, b); a diagonal b may be given as (..., 1, b), which is many times faster."""
+    return a * b if b.shape[-2] == 1 else a @ b
+
+
+def congruence(a: Tensor, b: Tensor) -> Tensor:
+    """b^T a b for a (..., b, b) and b as in `multiply`."""
+    return a * b * b.mT if b.shape[-2] == 1 else b.mT @ a @ b
 
 
 def gram(v: np.ndarray) -> Tensor:
@@ -1898,8 +1907,8 @@ class Frame(NamedTuple):
     """Coordinates u = (x - mean) forward, block by block, of points (g, n, b); x = u backward + mean."""
 
     mean: Tensor  # (g, 1, b)
-    forward: Tensor  # (g, b, b)
-    backward: Tensor  # (g, b, b)
+    forward: Tensor  # (g, b, b), or (g, 1, b) where each column is only scaled
+    backward: Tensor  # as forward
 
     def enter(self, x: Tensor) -> Tensor:
         """x (g, n, b) -> u (g, n, b)."""
@@ -1908,24 +1917,30 @@ class Frame(NamedTuple):
     def transform(self, mixture: Gaussians) -> Gaussians:
         """A mixture over x as the mixture over u."""
         means = self.enter(mixture.means.transpose(0, 1)).transpose(0, 1)
-        covariances = multiply(multiply(self.forward.mT, mixture.covariances), self.forward)
-        return Gaussians(mixture.weights, means, covariances)
+        return Gaussians(mixture.weights, means, congruence(mixture.covariances, self.forward))
 
     def restore(self, mixture: Gaussians) -> Gaussians:
         """A mixture over u as the mixture over x."""
         means = (multiply(mixture.means.transpose(0, 1), self.backward) + self.mean).transpose(0, 1)
-        covariances = multiply(multiply(self.backward.mT, mixture.covariances), self.backward)
-        return Gaussians(mixture.weights, means, covariances)
+        return Gaussians(mixture.weights, means, congruence(mixture.covariances, self.backward))
 
     def log_volume(self) -> Tensor:
         """log p(u) - log p(x), the same everywhere."""
+        if self.backward.shape[1] == 1:
+            return self.backward.abs().log().sum()
         return torch.linalg.slogdet(self.backward).logabsdet.sum()
 
 
 def whitening(mean: Tensor, covariance: Tensor) -> Frame:
-    """The frame that takes a distribution of mean (g, 1, b) and covariance (g, b, b) to mean 0 and covariance I."""
+    """The frame that takes a distribution of mean (g, 1, b) and covariance (g, b, b) to mean 0 and covariance I.
+
+    Blocks too wide for monomials are only scaled, to variances of 1: what is computed from u itself needs no more.
+    Constant columns stay as they are.
+    """
     deviation = covariance.diagonal(dim1=1, dim2=2).sqrt()  # (g, b)
     scale = torch.where(deviation > 0, deviation, 1.0)  # first each column by itself: units may differ by any factor
+    if not 1 < covariance.shape[1] <= MOST_COLUMNS:
+        return Frame(mean, 1 / scale[:, None, :], scale[:, None, :])
     values, axes = torch.linalg.eigh(covariance / (scale[:, :, None] * scale[:, None, :]))  # (g, b), (g, b, b)
     roots = values.clamp(min=1e-14).sqrt()[:, None, :]  # clamped where columns are constant or depend on others
     return Frame(mean, axes / roots / scale[:, :, None], (axes * roots).mT * scale[:, None, :])
@@ -1940,26 +1955,36 @@ def pairs_of(block: int) -> tuple[Tensor, Tensor, Tensor]:
     return i, j, place
 
 
-def monomials(u: Tensor) -> Tensor:
-    """1, every u_i, and within blocks every u_i u_j with i <= j: (g, n, b) -> (n, 1 + g b + g b (b + 1) / 2)."""
+def monomials(u: Tensor, alike: bool = False) -> Tensor:
+    """1, every u_i, and within blocks every u_i u_j with i <= j: (g, n, b) -> (n, 1 + g b + g b (b + 1) / 2).
+
+    alike: all blocks have the same covariance, and of their products u_i u_j the sums suffice.
+    """
     require_floats("g n b", finite=False, u=u)
     x = u.transpose(0, 1)  # (n, g, b)
     pairs = torch.cat([x[:, :, i : i + 1] * x[:, :, i:] for i in range(x.shape[2])], 2)  # as torch.triu_indices
+    if alike:
+        pairs = pairs.sum(1)
     return torch.cat([torch.ones_like(x[:, 0, :1]), x.flatten(1), pairs.flatten(1)], 1)  # 1, g b and g pairs columns
 
 
 def cholesky(matrices: Tensor) -> tuple[Tensor, bool]:
-    """Lower factors (..., b, b), and whether there are not any."""
+    """Lower factors (..., b, b), and whether there are not any. By numpy's LAPACK, which is the faster one."""
     if matrices.shape[-1] == 1:
         return matrices.sqrt(), not (matrices > 0).all()
-    factors, failed = torch.linalg.cholesky_ex(matrices)
-    return factors, bool(failed.any())
+    try:
+        return torch.from_numpy(np.linalg.cholesky(matrices.numpy())), not matrices.isfinite().all()
+    except np.linalg.LinAlgError:
+        return matrices, True
 
 
 def whitener(factors: Tensor) -> Tensor:
     """W (..., b, b) with W W^T the inverse of the matrices that have these lower factors."""
     if factors.shape[-1] == 1:
         return factors.reciprocal()
+    if factors.shape[-1] > MOST_COLUMNS:
+        upper = [factor.T for factor in factors.flatten(0, -3).numpy()]  # in the order of LAPACK
+        return torch.from_numpy(np.stack([dtrtri(factor)[0].T for factor in upper])).view_as(factors).mT
     identity = torch.eye(factors.shape[-1], dtype=factors.dtype)
     return torch.linalg.solve_triangular(factors, identity, upper=False).mT
 
@@ -1979,7 +2004,7 @@ class JointDensity:
     """log weights_k N(u; means_k, covariances_k) as a function of u: a linear one of monomials(u).
 
     `narrow` lists the components so narrow beside their distance from zero that, among their own samples, squares
-    would cancel to an error of a millionth or more; they are computed from u itself.
+    would cancel to an error of a millionth or more; near them, the density is computed from u itself.
     """
 
     def __init__(self, mixture: Gaussians):
@@ -1989,11 +2014,16 @@ class JointDensity:
         self.peak = mixture.weights.log() - log_roots - 0.5 * size * math.log(2 * math.pi)  # (K,)
 
     @functools.cached_property
-    def narrow(self) -> list[int]:
-        """By a bound on the terms u_i P_ij u_j, which only meet within a block: |P_ij| is at most sqrt(P_ii P_jj)."""
+    def squares(self) -> Tensor:
+        """A bound on the terms u_i P_ij u_j, which only meet within a block: |P_ij| is at most sqrt(P_ii P_jj). (K,)"""
         precisions = self.whiteners.square().sum(3)  # their diagonals, (K, g, b)
         squares = self.mixture.means.square() + self.mixture.covariances.diagonal(dim1=2, dim2=3)  # (K, g, b)
-        return ((precisions * squares).sqrt().sum(2).square().sum(1) > 1e10).nonzero().flatten().tolist()
+        return (precisions * squares).sqrt().sum(2).square().sum(1)
+
+    @functools.cached_property
+    def narrow(self) -> list[int]:
+        """Those of which the squares are 1e10 or more, to sixteen digits."""
+        return (self.squares > 1e10).nonzero().flatten().tolist()
 
     @functools.cached_property
     def coefficients(self) -> Tensor:
@@ -2012,10 +2042,16 @@ class JointDensity:
     def __call__(self, u: Tensor, features: Tensor | None) -> Tensor:
         """u (g, n, b) and its monomials -> (n, K)."""
         count = len(self.peak)
-        result = u.new_empty(count, u.shape[1]) if features is None else self.coefficients @ features.T  # (K, n)
+        if features is None:
+            result = u.new_empty(count, u.shape[1])  # (K, n)
+        else:  # if blocks are alike, so are their coefficients, and the first block's serve the sums over blocks
+            result = self.coefficients[:, : features.shape[1]] @ features.T  # (K, n)
+            # below that a component has no responsibility, to the last digit, errors included
+            reach = result.amax(0) - 750 - 1e-14 * self.squares.max() if self.narrow else None
         for k in self.apart(features):
-            white = multiply(u.numpy() - self.mixture.means[k, :, None].numpy(), self.whiteners[k].numpy())  # (g, n, b)
-            result[k] = self.peak[k] - 0.5 * torch.from_numpy(np.einsum("gnb,gnb->n", white, white))
+            near = slice(None) if features is None else np.flatnonzero(~(result[k] < reach))
+            white = multiply(u.numpy()[:, near] - self.mixture.means[k, :, None].numpy(), self.whiteners[k].numpy())
+            result[k, near] = self.peak[k] - 0.5 * torch.from_numpy(np.einsum("gnb,gnb->n", white, white))
         return result.T
 
 
@@ -2029,7 +2065,8 @@ class Sums(NamedTuple):
 
     def add(self, k: int, responsibility: Tensor, u: Tensor) -> None:
         """Samples u (g, n, b) to the sums of component k, which has `responsibility` (n,) for them."""
-        own, offset = responsibility.numpy(), u.numpy() - self.origins[k, :, None].numpy()  # (n,), (g, n, b)
+        some = responsibility.numpy().nonzero()[0]  # where dimensions are many, few have more than zero
+        own, offset = responsibility.numpy()[some], u.numpy()[:, some] - self.origins[k, :, None].numpy()  # (g, n, b)
         self.counts[k] += own.sum()
         self.first[k] += torch.from_numpy(own @ offset)
         offset *= np.sqrt(own)[:, None]
@@ -2039,7 +2076,8 @@ class Sums(NamedTuple):
 def sums_of_monomials(sums: Tensor, groups: int, block: int) -> Sums:
     """Sums of responsibilities * monomials (K, 1 + ...), taken apart."""
     first = sums[:, 1 : 1 + groups * block].unflatten(1, (groups, block))  # (K, g b) -> (K, g, b)
-    pairs = sums[:, 1 + groups * block :].unflatten(1, (groups, -1))  # (K, g pairs) -> (K, g, pairs)
+    pairs = sums[:, 1 + groups * block :].unflatten(1, (-1, block * (block + 1) // 2))  # (K, g or 1, pairs)
+    pairs = (pairs * (pairs.shape[1] / groups)).expand(-1, groups, -1)  # a sum over blocks, to each its share
     return Sums(sums[:, 0], first, pairs[..., pairs_of(block)[2]], torch.zeros_like(first))
 
 
@@ -2104,45 +2142,46 @@ def split_widest(mixture: Gaussians, dead: int) -> Gaussians:
 
 
 def count_monomials(u: Tensor) -> int:
-    """Columns of monomials(u)."""
+    """The most columns of monomials(u)."""
     return 1 + u.shape[0] * (u.shape[2] + u.shape[2] * (u.shape[2] + 1) // 2)
 
 
-def with_monomials(u: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def with_monomials(u: Tensor, alike: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
     """u (g, n, b) in parts, each with its monomials, which fit the processor's cache (2 MiB)."""
     for part in u.split(max(16, 2**18 // count_monomials(u)), dim=1):
-        yield part, monomials(part)
+        yield part, monomials(part, alike)
 
 
-def in_parts(u: Tensor, components: int) -> Iterable[tuple[Tensor, Tensor | None]]:
+def in_parts(u: Tensor, components: int, alike: bool = False) -> Iterable[tuple[Tensor, Tensor | None]]:
     """u (g, n, b) in parts, with their monomials, or without, where these cost more than they save.
 
     A sample has b^2 / 2 of them, which serve all components at once: few columns or many components pay for that.
     """
-    if u.shape[2] <= max(1, min(48, 3 * components)):
-        return with_monomials(u)
+    if u.shape[2] <= max(1, min(MOST_COLUMNS, 3 * components)):
+        return with_monomials(u, alike)
     return ((part, None) for part in u.split(max(1024, 2**18 // u.shape[2]), dim=1))
 
 
-def maximize_likelihood(u: Tensor, mixture: Gaussians, regularize: Callable, tol: float, max_iter: int, keep=2**27):
+def maximize_likelihood(u, mixture: Gaussians, regularize: Callable, tol, max_iter: int, keep=2**27, alike=False):
     """Expectation and maximisation from `mixture`, until the mean of log p(u) rises by less than `tol`.
 
-    u: (g, n, b). Returns the mixture, the mean log-likelihood before each iteration, and whether it converged.
+    u: (g, n, b). alike: `regularize` makes blocks so. Returns the mixture, the mean log-likelihood before each
+    iteration, and whether it converged.
     Monomials are kept between iterations where they are less than `keep` numbers (1 GiB).
     Dempster, Laird and Rubin 1977; Bishop 2006, section 9.2.2.
     """
     count = len(mixture.means)
-    kept = list(in_parts(u, count)) if u.shape[1] * count_monomials(u) < keep else None
+    kept = list(in_parts(u, count, alike)) if u.shape[1] * count_monomials(u) < keep else None
     lower_bounds, settled = [-math.inf], False
     while not settled and len(lower_bounds) <= max_iter:
-        log_p, sums = expectation_step(kept or in_parts(u, count), mixture)
+        log_p, sums = expectation_step(kept or in_parts(u, count, alike), mixture)
         lower_bounds.append(float(log_p.mean()))
         mixture = maximization_step(sums, mixture, regularize)
         settled = abs(lower_bounds[-1] - lower_bounds[-2]) < tol
         if settled and sums.counts.min() < 0.1:  # a dead component: is there a better use for it?
             trial = split_widest(mixture, int(sums.counts.argmin()))
             for _ in range(10):
-                log_p, sums = expectation_step(kept or in_parts(u, count), trial)
+                log_p, sums = expectation_step(kept or in_parts(u, count, alike), trial)
                 trial = maximization_step(sums, trial, regularize)
             if log_p.mean() > lower_bounds[-1] + tol:
                 mixture, settled = trial, False
@@ -2232,10 +2271,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _runs(self, X: np.ndarray, u: Tensor, frame: Frame) -> Iterator[tuple[Gaussians, list[float], bool]]:
         """What maximize_likelihood returns, over u, from n_init starts, or from the one that is given."""
         rng, given = check_random_state(self.random_state), self._given()
-        added = self.reg_covar * frame.forward.mT @ frame.forward
+        added = congruence(self.reg_covar * torch.eye(u.shape[2], dtype=u.dtype), frame.forward)
+
+        alike = self.covariance_type == "spherical"
 
         def regularize(covariances: Tensor) -> Tensor:
-            if self.covariance_type == "spherical":
+            if alike:
                 covariances = covariances.mean(1, keepdim=True).expand_as(covariances)
             return covariances + added
 
@@ -2244,7 +2285,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             if len(given) < 3:
                 found = frame.restore(self._start(self._labels(X, rng), u, regularize))._asdict()
             start = frame.transform(Gaussians(**found | given))
-            yield maximize_likelihood(u, start, regularize, self.tol, self.max_iter)
+            yield maximize_likelihood(u, start, regularize, self.tol, self.max_iter, alike=alike)
 
     def _check_settings(self) -> None:
         """Raise ValueError for a setting that makes no sense."""

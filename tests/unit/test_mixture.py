@@ -259,6 +259,38 @@ def test_monomials_are_left_out_where_they_cost_more_than_they_save():
         torch.testing.assert_close(ours, theirs)
 
 
+def test_for_blocks_that_are_alike_the_sums_of_squares_suffice():
+    x = np.random.default_rng(0).normal(size=(300, 5)) * [1, 2, 3, 4, 5]
+    mixture = h.GaussianMixture(3, covariance_type="spherical", random_state=0, max_iter=300).fit(x)
+    u, mixture = mixture._blocks(x), mixture._mixture()
+    (log_p, sums), (same, apart) = (
+        h.expectation_step([(u, h.monomials(u, alike))], mixture) for alike in (True, False)
+    )
+    assert h.monomials(u, alike=True).shape == (300, 1 + 5 + 1)
+    torch.testing.assert_close(log_p, same)
+    torch.testing.assert_close(sums.first, apart.first)
+    torch.testing.assert_close(sums.second, apart.second.mean(1, keepdim=True).expand_as(apart.second))
+
+
+def test_components_are_narrow_for_their_own_samples_only():
+    """Near them nothing cancels, and elsewhere they have no responsibility, whatever the error."""
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    x[:50] = 1e5 + 1e-3 * x[:50]
+    u = torch.from_numpy(x.T[:, :, None].copy())
+    means, deviations = torch.tensor([1e5, 0.0]), torch.tensor([1e-3, 1.0])
+    covariances = deviations.square()[:, None, None, None].expand(-1, 3, 1, 1)
+    mixture = h.Gaussians(
+        *(part.double() for part in (torch.tensor([0.25, 0.75]), means[:, None, None].expand(-1, 3, 1), covariances))
+    )
+    density = h.JointDensity(mixture)
+    assert density.narrow == [0]
+    (together, sums), (alone, apart) = (h.expectation_step([(u, f)], mixture) for f in (h.monomials(u), None))
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    fitted, same = (h.maximization_step(kind, mixture, lambda c: c) for kind in (sums, apart))
+    for ours, theirs in zip(fitted, same, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_wide_blocks_are_taken_in_parts_of_two_mebibytes():
     parts = [part for part, _ in h.in_parts(torch.zeros(1, 6000, 64, dtype=torch.float64), 1)]
     assert [part.shape[1] for part in parts] == [4096, 1904]
@@ -595,7 +627,7 @@ def test_monomials_come_in_parts_that_fit_the_cache(groups, samples, block):
 
 def test_monomials_are_kept_between_iterations_where_there_is_room(monkeypatch):
     u, computed, original = torch.from_numpy(blobs())[None], [], h.with_monomials  # 600 samples, 10 monomials each
-    monkeypatch.setattr(h, "with_monomials", lambda u: computed.append(1) or original(u))
+    monkeypatch.setattr(h, "with_monomials", lambda *a: computed.append(1) or original(*a))
     start = h.Gaussians(torch.full((2,), 0.5).double(), u[0, :2, None], torch.eye(3).double().expand(2, 1, 3, 3))
     results = {}
     for keep, times in ((6001, 1), (6000, 7)):
@@ -619,7 +651,7 @@ def test_without_a_tolerance_every_iteration_is_made():
 
 def test_a_start_that_is_given_in_full_is_taken_once_and_as_it_is(monkeypatch):
     x, runs, original = blobs(), [], h.maximize_likelihood
-    monkeypatch.setattr(h, "maximize_likelihood", lambda *a: runs.append(a) or original(*a))
+    monkeypatch.setattr(h, "maximize_likelihood", lambda *a, **k: runs.append(a) or original(*a, **k))
     monkeypatch.setattr(h.GaussianMixture, "_labels", lambda *a: pytest.fail("it looked for a start of its own"))
     given = {"n_components": 2, "n_init": 3, "means_init": x[:2].round().astype(int)}
     # thirds, as exact as they were written; whole numbers are numbers, too
