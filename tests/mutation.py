@@ -38,6 +38,7 @@ PARTS = {
     ),
     "EM": (
         "multiply",
+        "congruence",
         "gram",
         "Frame",
         "whitening",
