@@ -391,36 +391,63 @@ def latents_peer() -> Side:
     return steps, lambda: elbo_of_first(model, data, mu.detach(), logvar.detach())
 
 
-# --- EM at 20,000 x 15 ---
+# --- EM at 20,000 x 15, and at 1,000 samples of many columns ---
 
 
-def em(kind: type, components: int, iterations: int, convert: Callable = np.asarray) -> tuple[object, np.ndarray]:
-    """A mixture with a start of its own, and the 20,000 x 15 numbers to fit it to; each array as `convert` makes it."""
+def samples(columns: str) -> np.ndarray:
+    """20,000 samples of 15 columns that depend on each other, or 1,000 of others."""
     generator = h.make_generator(0)
-    mixing = torch.randn(15, 15, generator=generator, dtype=torch.float64)
-    x = (torch.randn(20_000, 15, generator=generator, dtype=torch.float64) @ mixing).numpy()
-    precision = torch.linalg.inv(torch.cov(torch.from_numpy(x).T))
+    if columns == "784 pixels":
+        return h.read_mnist(mnist_root())[0][:1000].flatten(1).double().numpy() * 255
+    if columns == "15 columns":
+        mixing = torch.randn(15, 15, generator=generator, dtype=torch.float64)
+        return (torch.randn(20_000, 15, generator=generator, dtype=torch.float64) @ mixing).numpy()
+    size = int(columns.split()[0])
+    centres = 2 * torch.randn(10, size, generator=generator, dtype=torch.float64)
+    x = torch.randn(1000, size, generator=generator, dtype=torch.float64) + centres.repeat(100, 1)
+    if columns.endswith("constant"):
+        x[:, -1] = 1.0
+    return x.numpy()
+
+
+def em(
+    kind: type,
+    components: int,
+    iterations: int,
+    convert: Callable = np.asarray,
+    columns="15 columns",
+    covariance_type="full",
+) -> tuple[object, np.ndarray]:
+    """A mixture with a start of its own, and the numbers to fit it to; each array as `convert` makes it."""
+    x = samples(columns)
+    if columns == "15 columns":
+        precision = torch.linalg.inv(torch.cov(torch.from_numpy(x).T)).numpy()
+        precision = (precision + precision.T) / 2
+    else:
+        precision = np.eye(x.shape[1]) / x.var(0).mean()
+    precision = {"full": precision, "diag": precision.diagonal(), "spherical": precision[0, 0]}[covariance_type]
     start = {
         "weights_init": np.full(components, 1 / components),
         "means_init": x[:components],
-        "precisions_init": torch.stack([(precision + precision.T) / 2] * components).numpy(),
+        "precisions_init": np.stack([precision] * components),
     }
     warnings.simplefilter("ignore", ConvergenceWarning)  # of the fits that are stopped on purpose
     start = {name: convert(values) for name, values in start.items()}
-    unused = "random_from_data"  # but the default would be refused with tensors
-    return kind(components, tol=0, max_iter=iterations, init_params=unused, **start), convert(x)
+    # random_from_data is not used, but the default would be refused with tensors
+    options = {"tol": 0, "max_iter": iterations, "init_params": "random_from_data", "covariance_type": covariance_type}
+    return kind(components, **options, **start), convert(x)
 
 
-def em_ours(components: int, iterations: int = 10) -> Side:
+def em_ours(components: int, iterations: int = 10, **data: str) -> Side:
     """Ours. Quality: mean log-likelihood in nats at the last iteration."""
-    mixture, x = em(h.GaussianMixture, components, iterations)
+    mixture, x = em(h.GaussianMixture, components, iterations, **data)
     return lambda: mixture.fit(x), lambda: mixture.lower_bound_
 
 
-def em_peer(components: int, iterations: int = 10, convert: Callable = np.asarray) -> Side:
+def em_peer(components: int, iterations: int = 10, convert: Callable = np.asarray, **data: str) -> Side:
     """scikit-learn's, which ends with one more E step. On its small matrices one thread may be faster than all."""
-    mixture, x = em(sklearn.mixture.GaussianMixture, components, iterations, convert)
-    trial, _ = em(sklearn.mixture.GaussianMixture, components, 2, convert)
+    mixture, x = em(sklearn.mixture.GaussianMixture, components, iterations, convert, **data)
+    trial, _ = em(sklearn.mixture.GaussianMixture, components, 2, convert, **data)
 
     def fit(mixture, threads: int) -> None:
         with threadpool_limits(threads):

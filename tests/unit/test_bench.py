@@ -174,7 +174,7 @@ def test_only_what_is_asked_for_is_measured_and_only_in_formats_that_are_fast(mo
     monkeypatch.setattr(arithmetic, "measure", lambda kind, *_: {"01": {"rest": len(kind)}})
     found = {"rows": [found_row(bench.ROWS[0].label), found_row(bench.ROWS[-1].label)], "run": {}, "arithmetic": {}}
     steps = list(bench.measurements(found, ["cnn", "em", "run", "arithmetic"], 1, ["flop"]))
-    assert taken == ["float32"] + 9 * [""]
+    assert taken == ["float32"] + 18 * [""]
     assert len(steps) == len(taken) + 2
     labels = [row["row"] for row in found["rows"]]
     assert labels == sorted(labels, key=[row.label for row in bench.ROWS].index)
@@ -205,6 +205,19 @@ def test_scikit_learn_computes_in_the_format_that_its_rows_name():
         difference = abs(ours[1]() - peer[1]())
         assert difference < digits
         assert (difference == pytest.approx(0, abs=1e-12)) == (side is sides.em_peer)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+@pytest.mark.parametrize("columns", ["50 columns", bench.CONSTANT])
+def test_both_sides_of_em_fit_the_same_wide_data(columns, covariance_type):
+    data = {"columns": columns, "covariance_type": covariance_type}
+    ours, peer = (side(3, 2, **data) for side in (sides.em_ours, sides.em_peer))
+    for unit, _ in (ours, peer):
+        unit()
+    assert ours[1]() == pytest.approx(peer[1](), abs=1e-6)
+    x = sides.samples(columns)
+    assert x.shape == (1000, int(columns[:2]))
+    assert (x.std(0) == 0).sum() == ("constant" in columns)
 
 
 # --- the arithmetic: parts, operations, the table ---
