@@ -272,20 +272,48 @@ def test_for_blocks_that_are_alike_the_sums_of_squares_suffice():
     torch.testing.assert_close(sums.second, apart.second.mean(1, keepdim=True).expand_as(apart.second))
 
 
-def test_components_are_narrow_for_their_own_samples_only():
-    """Near them nothing cancels, and elsewhere they have no responsibility, whatever the error."""
-    x = np.random.default_rng(0).normal(size=(200, 3))
-    x[:50] = 1e5 + 1e-3 * x[:50]
-    u = torch.from_numpy(x.T[:, :, None].copy())
-    means, deviations = torch.tensor([1e5, 0.0]), torch.tensor([1e-3, 1.0])
-    covariances = deviations.square()[:, None, None, None].expand(-1, 3, 1, 1)
-    mixture = h.Gaussians(
-        *(part.double() for part in (torch.tensor([0.25, 0.75]), means[:, None, None].expand(-1, 3, 1), covariances))
+@pytest.mark.parametrize("keep", [2**27, 0])
+def test_only_spherical_covariances_share_their_squares(monkeypatch, keep):
+    seen, original = [], h.monomials
+    monkeypatch.setattr(h, "monomials", lambda u, alike=False: seen.append(alike) or original(u, alike))
+    for covariance_type in TYPES:
+        seen.clear()
+        h.GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(blobs())
+        assert set(seen) == {covariance_type == "spherical"}
+    u = torch.from_numpy(blobs(count=3, size=2)).T[:, :, None]  # (2, n, 1)
+    means = torch.stack([u[:, 0], u[:, 0] + 1e4])  # the second component is dead
+    start = h.Gaussians(torch.full((2,), 0.5).double(), means, torch.ones(2, 2, 1, 1).double())
+    for options in ({}, {"alike": False}, {"alike": True}):
+        seen.clear()
+        h.maximize_likelihood(u, start, lambda c: 0 * c + c.mean(1, keepdim=True), 1e-3, 300, keep, **options)
+        assert set(seen) == {options.get("alike", False)}
+
+
+def two_of(means, deviations, size):
+    """A mixture of two Gaussians, each with one mean and one standard deviation in all of `size` dimensions."""
+    means, variances = (torch.tensor(values, dtype=torch.float64) for values in (means, np.square(deviations)))
+    weights = torch.full((2,), 0.5, dtype=torch.float64)
+    return h.Gaussians(
+        weights, means.view(2, 1, 1).expand(-1, size, 1), variances.view(2, 1, 1, 1).expand(-1, size, 1, 1)
     )
-    density = h.JointDensity(mixture)
-    assert density.narrow == [0]
+
+
+@pytest.mark.parametrize(
+    ("means", "deviations", "size", "narrow"),
+    [
+        ([1e5, 0.0], [1e-3, 1.0], 3, [0]),
+        ([1e8, 0.0], [1e-3, 1.0], 3, [0]),  # squares cancel to an error of a million
+        ([1.0, 1e6], [1e-6, 1.0], 80, [0, 1]),  # one is denser than the other by over 1,000 nats
+    ],
+)
+def test_components_are_narrow_for_their_own_samples_only(means, deviations, size, narrow):
+    """Near them nothing cancels, and elsewhere they have no responsibility, whatever the error."""
+    noise = np.random.default_rng(0).normal(size=(size, 2, 50, 1))
+    u = torch.from_numpy(noise * np.reshape(deviations, (2, 1, 1)) + np.reshape(means, (2, 1, 1))).flatten(1, 2)
+    mixture = two_of(means, deviations, size)
+    assert h.JointDensity(mixture).narrow == narrow
     (together, sums), (alone, apart) = (h.expectation_step([(u, f)], mixture) for f in (h.monomials(u), None))
-    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
     fitted, same = (h.maximization_step(kind, mixture, lambda c: c) for kind in (sums, apart))
     for ours, theirs in zip(fitted, same, strict=True):
         torch.testing.assert_close(ours, theirs)
