@@ -479,6 +479,12 @@ def test_singular_data_without_regularisation_are_refused_with_the_remedy(case):
         h.GaussianMixture(components, reg_covar=0.0, random_state=0).fit(x)
 
 
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_samples_that_coincide_are_refused_without_regularisation(covariance_type):
+    with pytest.raises(ValueError, match="covariance is singular"):
+        h.GaussianMixture(1, covariance_type=covariance_type, reg_covar=0.0).fit(np.full((10, 2), 7.0))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
