@@ -302,7 +302,7 @@ def two_of(means, deviations, size):
     ("means", "deviations", "size", "narrow"),
     [
         ([1e5, 0.0], [1e-3, 1.0], 3, [0]),
-        ([1e8, 0.0], [1e-3, 1.0], 3, [0]),  # squares cancel to an error of a million
+        ([1e8, 1e8], [1e-3, 1e3], 3, [0, 1]),  # squares cancel to an error of a million
         ([1.0, 1e6], [1e-6, 1.0], 80, [0, 1]),  # one is denser than the other by over 1,000 nats
     ],
 )
