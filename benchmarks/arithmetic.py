@@ -4,8 +4,9 @@ A copy of each notebook is executed in a kernel of its own, in the order of `mak
 at first. Before its first cell `start` lets a meter attribute all that happens to the part that is at work; after the
 last `finish` writes the account down. Operations are those of products and convolutions as torch's FlopCounterMode
 finds them, forwards and backwards, a multiplication and an addition counting as two; they do not depend on the
-machine. One epoch of a training is counted, and the others are taken to cost the same. Seconds are those of another pass, which counts nothing. What else takes time, such as a Cholesky factor or
-what runs outside torch, is in the seconds alone.
+machine. One epoch of a training is counted, and the others are taken to cost the same. Seconds are those of another
+pass, which counts nothing. What else takes time, such as a Cholesky factor or what runs outside torch, is in the
+seconds alone.
 """
 
 import asyncio
