@@ -2199,9 +2199,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     starts, precisions_.
 
     Speed beside scikit-learn's, on one thread of an AMD EPYC: 15 columns of 20,000 samples 3 times with K = 10, 7 to 9
-    times with 100 and more; K = 10 and 50 to 200 columns, constant ones among them, 1 to 1.4 times. It is slower where
-    a fit takes milliseconds (n = 1,000 and diagonal or spherical covariances: 0.75 to 1) and for 784 pixels of 1,000
-    images (0.8; diagonal or spherical 0.5 to 0.9).
+    times with 100 and more; K = 10 and 1,000 samples of 50 to 784 columns, constant ones among them, 1.1 to 1.5 times;
+    spherical covariances 1 to 1.4 times. It is slower where a step or a fit takes a few milliseconds (1,000 samples and
+    diagonal covariances 0.85 to 1, fits that settle at once 0.7).
 
     n_components: K. covariance_type: "full" (K, d, d), "diag" (K, d) or "spherical" (K,). tol: of the mean
     log-likelihood in nats, at which EM stops. reg_covar: added to every variance. max_iter, n_init: iterations of a

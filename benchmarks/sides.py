@@ -438,16 +438,10 @@ def em(
     return kind(components, **options, **start), convert(x)
 
 
-def em_ours(components: int, iterations: int = 10, **data: str) -> Side:
-    """Ours. Quality: mean log-likelihood in nats at the last iteration."""
-    mixture, x = em(h.GaussianMixture, components, iterations, **data)
-    return lambda: mixture.fit(x), lambda: mixture.lower_bound_
-
-
-def em_peer(components: int, iterations: int = 10, convert: Callable = np.asarray, **data: str) -> Side:
-    """scikit-learn's, which ends with one more E step. On its small matrices one thread may be faster than all."""
-    mixture, x = em(sklearn.mixture.GaussianMixture, components, iterations, convert, **data)
-    trial, _ = em(sklearn.mixture.GaussianMixture, components, 2, convert, **data)
+def em_side(kind: type, components: int, iterations: int, convert: Callable, **data: str) -> Side:
+    """A fit of `kind`. Quality: mean log-likelihood in nats. On small matrices one thread may be faster than all."""
+    mixture, x = em(kind, components, iterations, convert, **data)
+    trial, _ = em(kind, components, 2, convert, **data)
 
     def fit(mixture, threads: int) -> None:
         with threadpool_limits(threads):
@@ -455,6 +449,16 @@ def em_peer(components: int, iterations: int = 10, convert: Callable = np.asarra
 
     best = fastest((1, torch.get_num_threads()), lambda threads: fit(trial, threads))
     return lambda: fit(mixture, best), lambda: float(mixture.lower_bound_)
+
+
+def em_ours(components: int, iterations: int = 10, **data: str) -> Side:
+    """Ours."""
+    return em_side(h.GaussianMixture, components, iterations, np.asarray, **data)
+
+
+def em_peer(components: int, iterations: int = 10, convert: Callable = np.asarray, **data: str) -> Side:
+    """scikit-learn's, which ends with one more E step."""
+    return em_side(sklearn.mixture.GaussianMixture, components, iterations, convert, **data)
 
 
 def em_float32(components: int, iterations: int = 10) -> Side:
