@@ -414,7 +414,7 @@ def em(
     kind: type,
     components: int,
     iterations: int,
-    convert: Callable = np.asarray,
+    convert: Callable,
     columns="15 columns",
     covariance_type="full",
 ) -> tuple[object, np.ndarray]:
