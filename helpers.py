@@ -31,7 +31,6 @@ import tempfile
 import textwrap
 import threading
 import time
-import tokenize
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -222,22 +221,27 @@ def write_in_turn(path: Path, payload: bytes) -> None:
         write_whole(path, payload)
 
 
-@functools.cache
-def bare_source(source: str) -> str:
-    """Python source without comments, docstrings and blank lines: what decides how code behaves."""
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            docstring = node.body[0]
-            extent = slice(docstring.lineno - 1, docstring.end_lineno)
-            lines[extent] = [""] * (docstring.end_lineno - docstring.lineno + 1)
-            if len(node.body) == 1 and not isinstance(node, ast.Module):  # a body cannot be empty
-                lines[docstring.lineno - 1] = " " * docstring.col_offset + "pass"
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+def decides_nothing(statement: ast.stmt) -> bool:
+    """Whether results are the same without it: a docstring, a `raise`, a call of a check, a warning or a print."""
+    if not isinstance(statement, ast.Expr):
+        return isinstance(statement, ast.Raise)
+    value = statement.value
+    called = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
+    is_check = called.rpartition(".")[2].startswith("require_")
+    return isinstance(value, ast.Constant) or is_check or called in ("warnings.warn", "print")
+
+
+def decisive(source: str) -> str:
+    """Python source without what decides no result: comments, words, checks, and what progress bars are told."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        for part in ("body", "orelse", "finalbody"):
+            if isinstance(statements := getattr(node, part, None), list):
+                kept = [statement for statement in statements if not decides_nothing(statement)]
+                setattr(node, part, kept or [ast.Pass()] * (part == "body"))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "tqdm":
+            node.keywords = []
+    return ast.unparse(tree)
 
 
 @functools.cache
@@ -252,18 +256,48 @@ def definitions(source: str) -> dict[str, str]:
     return found
 
 
+# what finds, fetches and keeps files decides no number
+KEEPING = (
+    *("write_whole", "write_in_turn", "one_at_a_time", "cached", "recall", "run_or_recall", "run_key", "key_of"),
+    *("code_behind", "source_of", "source_hash", "references", "definitions", "decisive", "decisive_definitions"),
+    *(
+        "PROJECT",
+        "SOURCE",
+        "KEEPING",
+        "fetch_mnist",
+        "download",
+        "answer_of",
+        "md5_of",
+        "DamagedFile",
+        "import_datasets",
+    ),
+)
+
+
+@functools.cache
+def decisive_definitions(source: str) -> dict[str, str]:
+    """`definitions`, of which only what decides results is left."""
+    return {name: decisive(text) for name, text in definitions(source).items()}
+
+
+@functools.cache
+def references(source: str) -> set[str]:
+    """The names that code refers to; words in strings and attributes of other things are none."""
+    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+
+
 def source_hash(*names: str) -> str:
     """Hash of the definitions in this file that `names` reach, directly or through one another.
 
-    A change to any of them changes the hash; a comment, a docstring, or a definition that is never
+    A change to any of them changes the hash; a comment, a docstring, a message, or a definition that is never
     reached does not. Names not defined here are ignored.
     """
-    texts, reached, queue = definitions(bare_source(SOURCE)), set(), list(names)
+    texts, reached, queue = decisive_definitions(SOURCE), set(), list(names)
     while queue:
         name = queue.pop()
-        if name in texts and name not in reached:
+        if name in texts and name not in reached and name not in KEEPING:
             reached.add(name)
-            queue += re.findall(r"\w+", texts[name])
+            queue += references(texts[name])
     return hashlib.sha256("\n".join(texts[name] for name in sorted(reached)).encode()).hexdigest()
 
 
@@ -277,8 +311,9 @@ def code_behind(*objects: Callable) -> str:
         if item.__module__ == __name__:
             names.append(item.__name__)
         elif not item.__module__.startswith("torch."):
-            outside.append(bare_source(textwrap.dedent(source_of(item))))
-    names += re.findall(r"\w+", "\n".join(outside))
+            outside.append(decisive(textwrap.dedent(source_of(item))))
+    for text in outside:  # a notebook's code says h.fit
+        names += re.findall(r"\w+", text)
     return hashlib.sha256("\n".join([*sorted(outside), source_hash(*names)]).encode()).hexdigest()
 
 
@@ -1704,7 +1739,7 @@ def recall(
     if cache is None:
         record = compute()
     else:
-        code = code_behind(recall, function, *{type(module) for module in model.modules()})
+        code = code_behind(function, *{type(module) for module in model.modules()})
         tensors, plain = [], {"seed": seed}
         for name, value in sorted(arguments.items()):
             several = (value,) if isinstance(value, Tensor) else value

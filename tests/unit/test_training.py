@@ -381,11 +381,20 @@ def test_all_of_a_class_from_elsewhere_is_hashed(tmp_path, monkeypatch, edit):
         assert (hashes[0] != hashes[1]) == bool(edit)
 
 
-def test_bare_source_drops_comments_and_docstrings_only():
-    with_text = 'def f(x):\n    """Say."""\n    # why\n\n    return "#" + x  # what\n'
-    without = 'def f(x):\n    return "#" + x\n'
-    assert h.bare_source(with_text) == h.bare_source(without) == without.rstrip()
-    assert h.bare_source('class A(Exception):\n    """Only this."""\n') == "class A(Exception):\n    pass"
+def test_what_decides_no_result_is_in_no_hash():
+    with_text = '''
+def f(x):
+    """Say."""
+    # why
+    require_positive(x=x)
+    data.require_sound()
+    if x > 3:
+        raise ValueError("too large")
+    warnings.warn("large")
+    return tqdm(x, desc="slow")
+'''
+    assert h.decisive(with_text) == "def f(x):\n    if x > 3:\n        pass\n    return tqdm(x)"
+    assert h.decisive('class A(Exception):\n    """Only this."""\n') == "class A(Exception):\n    pass"
 
 
 def edited_hash(monkeypatch, names, old, new):
@@ -398,7 +407,11 @@ def edited_hash(monkeypatch, names, old, new):
 @pytest.mark.parametrize(
     ("old", "new", "changes"),
     [
-        ("logvar)", "logvar )", True),  # kl_per_dimension, reached through vae_objective
+        ("expm1(logvar)", "expm1(1 * logvar)", True),  # kl_per_dimension, reached through vae_objective
+        ("expm1(logvar)", "expm1( logvar)", False),
+        ("class NaturalGradient:", "class NaturalGradient(object):", False),  # a message names what reaches it
+        ("os.fsync(", "os.fsync(0 + ", False),  # how a file is written
+        ("give a positive, finite number", "give another number", False),
         ("\n\ndef frechet_distance", "\n\nCONSTANT = 3\n\n\ndef frechet_distance", False),
         ('"""z = mu', '"""Z = mu', False),
         (
@@ -406,7 +419,7 @@ def edited_hash(monkeypatch, names, old, new):
             "torch.bincount(1 * probabilities",
             False,
         ),  # class_share, which training never reaches
-        ("class TrainConfig:", "class TrainConfig(object):", True),
+        ("class TrainConfig:", "class TrainConfig(dict):", True),
         ("@torch.no_grad()\ndef evaluate", "def evaluate", True),
     ],
 )
