@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 BENCH ?= report/bench
 
 run: .venv/installed     ## execute every notebook and write the report; no committed file changes
-	$(BIN)/python study.py run --jobs $(JOBS) $(NOTEBOOKS)
+	$(BIN)/python -m study run --jobs $(JOBS) $(NOTEBOOKS)
 
 quick: .venv/installed   ## a minute: lint, and the unit tests, which start no process, kernel or browser
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -27,7 +27,7 @@ test-notebooks: .venv/installed
 	OUTPUT=report/test $(BIN)/pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=36000 -v --tb=short $(NOTEBOOKS)
 
 report: .venv/installed  ## write report/ from the stored notebooks; nothing is executed
-	$(BIN)/python study.py report $(NOTEBOOKS)
+	$(BIN)/python -m study report $(NOTEBOOKS)
 
 lab: .venv/installed     ## explore in JupyterLab, on copies in play/ that are yours
 	mkdir -p play
@@ -38,13 +38,13 @@ bench: .venv/installed   ## hours: arithmetic, speed beside what one would pick 
 	$(BIN)/pip install --quiet --constraint requirements.txt --requirement benchmarks/requirements.txt
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/bench.py --output $(BENCH)
 
-mutate: .venv/installed  ## 30 minutes: change the maths of helpers.py in each place, and see a unit test fail
+mutate: .venv/installed  ## 30 minutes: change the maths in each place, and see a unit test fail
 	$(BIN)/pip install --quiet --constraint requirements.txt --constraint constraints.txt mutmut==3.8.1
 	rm -rf mutants
 	$(BIN)/python tests/mutation.py
 
 refresh: .venv/installed ## execute in place, from nothing: the stored outputs and figures/
-	$(BIN)/python study.py refresh --jobs $(JOBS) $(NOTEBOOKS)
+	$(BIN)/python -m study refresh --jobs $(JOBS) $(NOTEBOOKS)
 
 lint: .venv/installed    ## tidy code and notebooks
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

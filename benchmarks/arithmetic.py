@@ -34,7 +34,7 @@ ORDER = ("02", "03", "01", "06", "05", "04")  # as in the Makefile
 UNITS = {"flop": (1e12, 2), "float32 (s)": (1, 0), "bfloat16 (s)": (1, 0)}  # what is kept, and its unit and digits
 PASSES = dict(zip(("flop", "float32", "bfloat16"), UNITS, strict=True))
 INFERENCE, REST = "inference on images", "rest"
-PARTS = {  # the functions and methods of helpers.py in which each is at work
+PARTS = {  # the functions and methods in which each is at work
     "training": "Trainer.run_epoch Trainer.visit LatentTrainer.run_epoch LatentTrainer.visit",
     "curves": "Trainer.measure LatentTrainer.measure",
     "sampling": "importance_log_prob annealed_log_prob draw_log_weights anneal hamiltonian_move",
@@ -76,8 +76,8 @@ class Meter:
             self.settle()
             self.part = outer
 
-    def watch(self, module) -> None:
-        """From here on the functions of `module` that PARTS names tell when they are at work.
+    def watch(self, *modules) -> None:
+        """From here on the functions of `modules` that PARTS names tell when they are at work.
 
         They keep their names and sources, by which models in the cache are found.
         """
@@ -86,8 +86,12 @@ class Meter:
         for names, wrap in wrappers:
             for name in names.split():
                 owner, _, attribute = name.rpartition(".")
-                holder = getattr(module, owner) if owner else module
-                setattr(holder, attribute, wrap(getattr(holder, attribute)))
+                holders = [vars(module).get(owner) for module in modules] if owner else modules
+                using = {id(holder): holder for holder in holders if hasattr(holder, attribute)}
+                wrapped = {}
+                for holder in using.values():  # one definition, under its name in each module that uses it
+                    function = getattr(holder, attribute)
+                    setattr(holder, attribute, wrapped.setdefault(function, wrap(function)))
 
     def watched(self, part: str, function: Callable) -> Callable:
         """The function, with `part` at work while it runs."""
@@ -148,7 +152,8 @@ def start(counting: bool) -> Meter:
         counter.__enter__()  # until the kernel ends
     meter = Meter(lambda: (time.perf_counter(), counter.get_total_flops()))
     meter.spent[REST][0] = time.time() - psutil.Process().create_time()
-    meter.watch(h)
+    ours = ("helpers", "latent_digits", "study")
+    meter.watch(*(module for name, module in list(sys.modules.items()) if name.partition(".")[0] in ours))
     h.Report.check = lambda *_, **__: None
     return meter
 
@@ -163,7 +168,7 @@ def execute(path: Path, folder: Path, counting: bool) -> dict[str, list[float]]:
     """What the notebook at `path` spends, {part: [seconds, operations]}: a copy of it, executed in `folder`."""
     import nbformat
 
-    import study  # not at the top: a kernel that imports this file is not to wait for it
+    from study import run  # not at the top: a kernel that imports this file is not to wait for it
 
     notebook, found, here = nbformat.read(path, as_version=4), folder / "found.json", str(Path(__file__).parent)
     before = f"import sys\nsys.path.insert(0, {here!r})\nimport arithmetic\nits_meter = arithmetic.start({counting})"
@@ -172,7 +177,7 @@ def execute(path: Path, folder: Path, counting: bool) -> dict[str, list[float]]:
     copy = folder / "notebooks" / path.name
     copy.parent.mkdir(exist_ok=True)
     nbformat.write(notebook, copy)
-    asyncio.run(study.execute(copy))
+    asyncio.run(run.execute(copy))
     return json.loads(found.read_text())
 
 
@@ -190,7 +195,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def in_format(environ: Mapping[str, str], dtype: str) -> dict[str, str]:
-    """The environment in which helpers.py computes in float32 if that is `dtype`, else in the fastest there is."""
+    """The environment in which all is computed in float32 if that is `dtype`, else in the fastest there is."""
     others = {name: value for name, value in environ.items() if name != "DTYPE"}
     return others | ({"DTYPE": dtype} if dtype == "float32" else {})
 

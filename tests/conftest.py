@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -14,6 +15,8 @@ import pytest
 import torch
 
 import helpers as h
+from latent_digits import mnist
+from study import recipes
 
 # the machine may be busy: how long an example takes says nothing about whether it is right
 unhurried = hypothesis.settings(deadline=None, max_examples=30)
@@ -22,7 +25,7 @@ hypothesis.settings.register_profile("same", unhurried, derandomize=True)
 hypothesis.settings.register_profile("explore", unhurried, max_examples=300, print_blob=True)
 hypothesis.settings.load_profile("same")
 matplotlib.use("Agg")
-h.read_digits = functools.cache(h.read_digits)  # once in each process, not at every call
+recipes.read_digits = functools.cache(recipes.read_digits)  # once in each process, not at every call
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def generator():
 def data():
     """Forty training and twenty test images of each digit, from the scans that are always there."""
     whole = h.load_data("digits", per_class=40)
-    return h.replace(whole, test_x=whole.test_x[:200], test_y=whole.test_y[:200])
+    return dataclasses.replace(whole, test_x=whole.test_x[:200], test_y=whole.test_y[:200])
 
 
 @pytest.fixture
@@ -61,9 +64,9 @@ def idx_folder(tmp_path):
 def tiny_mnist(idx_folder, monkeypatch):
     """The tiny MNIST of `idx_folder`, with its own checksums and no mirror that answers."""
     files = (idx_folder / "MNIST" / "raw").iterdir()
-    monkeypatch.setattr(h, "MNIST_MD5", {f.name: hashlib.md5(f.read_bytes()).hexdigest() for f in files})
+    monkeypatch.setattr(mnist, "MNIST_MD5", {f.name: hashlib.md5(f.read_bytes()).hexdigest() for f in files})
     monkeypatch.setattr(h.import_datasets().MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    monkeypatch.setattr(h.import_datasets().MNIST, "resources", [(f"{name}.gz", "0") for name in h.MNIST_MD5])
+    monkeypatch.setattr(h.import_datasets().MNIST, "resources", [(f"{name}.gz", "0") for name in mnist.MNIST_MD5])
     return idx_folder
 
 

@@ -1,4 +1,4 @@
-"""Mutation testing of the maths of helpers.py: what `make mutate` runs, on the unit tests alone.
+"""Mutation testing of the maths: what `make mutate` runs, on the unit tests alone.
 
 mutmut changes one place at a time (a sign, a number, an argument) and runs the tests that reach it. In each part at
 least nine of ten mutants must be killed, and every survivor must have its reason in survivors.toml. Name parts, as in
@@ -66,8 +66,8 @@ SURVIVORS = Path(__file__).with_name("survivors.toml")
 
 
 def name_of(mutant: str) -> str:
-    """The function or class that a mutant is of: helpers.xǁFrameǁenter__mutmut_1 -> Frame."""
-    bare = mutant.removeprefix("helpers.x").rsplit("__mutmut_", 1)[0]
+    """The function or class that a mutant is of: latent_digits.em.xǁFrameǁenter__mutmut_1 -> Frame."""
+    bare = mutant.rpartition(".x")[2].rsplit("__mutmut_", 1)[0]
     return bare.split("ǁ")[1] if "ǁ" in bare else bare.removeprefix("_")
 
 
@@ -107,10 +107,12 @@ def judge(part: str, outcomes: Mapping[str, str], changes: Mapping[str, str], re
 def run_mutmut(parts: Iterable[str]) -> dict[str, dict[str, str]]:
     """Let mutmut make the mutants of these parts and test them. Returns how each ended, by part."""
     patterns = [form.format(name) for part in parts for name in PARTS[part] for form in ("x_{}__mutmut_*", "xǁ{}ǁ*")]
-    command = [Path(sys.executable).parent / "mutmut", "run", *(f"helpers.{pattern}" for pattern in patterns)]
+    command = [Path(sys.executable).parent / "mutmut", "run", *(f"latent_digits.*.{pattern}" for pattern in patterns)]
     alone = os.environ | {"OMP_NUM_THREADS": "1"}  # mutmut forks: where torch had threads, a mutant would hang
     subprocess.run(command, env=alone, check=True)
-    codes = json.loads(Path("mutants/helpers.py.meta").read_text())["exit_code_by_key"]
+    codes = {}
+    for path in Path("mutants/latent_digits").glob("*.meta"):
+        codes |= json.loads(path.read_text())["exit_code_by_key"]
     ends = {mutant: OUTCOMES.get(code, f"ended with {code}") for mutant, code in codes.items()}
     return {part: {mutant: end for mutant, end in ends.items() if name_of(mutant) in PARTS[part]} for part in parts}
 

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 import helpers as h
-import study
+from study import run
 
 PATHS = sorted((h.PROJECT / "notebooks").glob("*.ipynb"))
 RESULTS = json.loads((h.PROJECT / "figures" / "results.json").read_text())
@@ -46,7 +46,7 @@ def test_the_chapters_are_there():
 
 
 def test_the_stamp_fits(notebook):
-    assert study.stale(notebook) == [], "execute it again with `make refresh`"
+    assert run.stale(notebook) == [], "execute it again with `make refresh`"
 
 
 def test_cells_were_run_once_in_order(notebook):
@@ -72,7 +72,7 @@ def test_no_widget_is_stored(notebook):
     """Without the kernel that made it, it would be shown as an error."""
     assert "widgets" not in notebook.metadata
     for cell in code_cells(notebook):
-        assert not any(study.WIDGET in output.get("data", {}) for output in cell.outputs)
+        assert not any(run.WIDGET in output.get("data", {}) for output in cell.outputs)
 
 
 def test_every_check_passed_in_the_stored_output(notebook, path):

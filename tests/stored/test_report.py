@@ -9,12 +9,12 @@ from urllib.parse import unquote
 import pytest
 
 import helpers as h
-import publish
+from study import publish
 
 RESULTS = json.loads((h.PROJECT / "figures" / "results.json").read_text())
 QUESTIONS = [
     question
-    for group in tomllib.loads((h.PROJECT / "assignment.toml").read_text())["group"]
+    for group in tomllib.loads((h.PROJECT / "study" / "questions.toml").read_text())["group"]
     for question in group["questions"]
 ]
 

@@ -1,5 +1,6 @@
 """What test_kill.py kills: a module of its own, as its processes import it as they start."""
 
+import matplotlib.pyplot as plt
 import torch
 import torch._dynamo  # optimizers import it when the first is made, which takes longer than all the rest
 
@@ -30,7 +31,7 @@ def work(folder):
     report.result("elbo", run.history["validation_elbo"].iloc[-1], "nats", digits=9)
     report.result("log p(x)", estimate.log_prob.mean(), "nats", digits=9)
     report.result("codes", free.mu.double().square().sum(), digits=9)
-    figure = h.plt.figure()
+    figure = plt.figure()
     report.figure(figure, "empty")
-    h.plt.close(figure)
+    plt.close(figure)
     report.finish()

@@ -106,7 +106,8 @@ def lab(tmp_path_factory):
     (folder / "notebooks").mkdir()
     for path in (h.PROJECT / "notebooks").glob("*.ipynb"):
         nbformat.write(interactive_part(path), folder / "notebooks" / path.name)
-    (folder / "helpers.py").symlink_to(h.PROJECT / "helpers.py")
+    for name in ("helpers.py", "latent_digits", "study"):
+        (folder / name).symlink_to(h.PROJECT / name)
     nbformat.write(map_alone(), folder / "notebooks" / "map.ipynb")
     for name, text in LAB_SETTINGS.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"

@@ -48,7 +48,9 @@ def replace_in(path, old, new):
 
 def test_a_flipped_sign_of_the_kl_is_told(project):
     replace_in(
-        project / "helpers.py", "    return 0.5 * (mu.square() + torch", "    return -0.5 * (mu.square() + torch"
+        project / "latent_digits" / "densities.py",
+        "    return 0.5 * (mu.square() + torch",
+        "    return -0.5 * (mu.square() + torch",
     )
     passed, said = execute_again(project, "02")
     assert not passed
@@ -58,10 +60,11 @@ def test_a_flipped_sign_of_the_kl_is_told(project):
 def test_an_untrained_decoder_is_told(project):
     """No step is ever taken: at full scale, where nothing is skipped."""
     visit = "    def visit(self, batch: Tensor, epoch: int = 1, step: int = 1) -> None:\n"
-    text = (project / "helpers.py").read_text()
+    module = project / "latent_digits" / "training.py"
+    text = module.read_text()
     docstring = '        """One step of the weights on the images of a batch, given by their indices."""\n'
     assert text.count(visit + docstring) == 1
-    (project / "helpers.py").write_text(text.replace(visit + docstring, f"{visit}{docstring}        return\n"))
+    module.write_text(text.replace(visit + docstring, f"{visit}{docstring}        return\n"))
     passed, said = execute_again(project, "02", quick=False)
     assert not passed
     assert "✗ the two curves part" in said

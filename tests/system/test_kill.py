@@ -81,7 +81,8 @@ report = h.Report(NAME, settings, data)
 model = h.build(h.mlp_vae, latent_size=4, hidden=(32,), seed=SEED)
 run = h.fit(model, h.vae_objective, data, h.VAEConfig(epochs=4, snapshots=()), cache=settings.cache)
 time.sleep(1)
-figure = h.plt.figure()
+import matplotlib.pyplot as plt
+figure = plt.figure()
 report.figure(figure, "empty")
 report.result("elbo", run.history["validation_elbo"].iloc[-1], "nats", digits=9)
 report.finish()"""
@@ -92,9 +93,10 @@ def project(tmp_path):
     """A project of two small notebooks, with the code of this one."""
     folder = tmp_path / "project"
     (folder / "notebooks").mkdir(parents=True)
-    for name in ("helpers.py", "study.py", "publish.py", "index.html.jinja", "assignment.toml", "requirements.txt"):
+    for name in ("helpers.py", "requirements.txt", "Makefile"):
         shutil.copy2(h.PROJECT / name, folder)
-    shutil.copy2(h.PROJECT / "Makefile", folder)
+    for name in ("latent_digits", "study"):
+        shutil.copytree(h.PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for number, name in enumerate(("08_first", "09_second")):
         code = NOTEBOOK.replace("PROJECT", repr(str(folder))).replace("NAME", repr(name)).replace("SEED", str(number))
         cells = [new_markdown_cell(f"# {name}"), new_code_cell(code)]

@@ -7,8 +7,9 @@ import helpers as h
 
 KILLED = """
 import os, sys, helpers as h
-h.os.replace = lambda *_: os.kill(os.getpid(), 9)
-h.cached(h.Path(sys.argv[1]) / "kept.pt", lambda: {"value": 1})
+from pathlib import Path
+os.replace = lambda *_: os.kill(os.getpid(), 9)
+h.cached(Path(sys.argv[1]) / "kept.pt", lambda: {"value": 1})
 """
 
 
@@ -21,7 +22,8 @@ def test_a_killed_write_leaves_nothing_that_is_believed(tmp_path):
 
 MEETING = """
 import sys, time, helpers as h
-folder = h.Path(sys.argv[1])
+from pathlib import Path
+folder = Path(sys.argv[1])
 def compute():
     (folder / f"computed-{time.monotonic_ns()}").touch()
     time.sleep(2)  # long enough for the other to come

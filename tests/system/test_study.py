@@ -13,7 +13,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import helpers as h
-import study
+import study.run
+from study import cache
 
 PROJECT = h.PROJECT  # also where the tests have another
 
@@ -59,7 +60,7 @@ def project_in(folder):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"OUTPUT": folder / "figures", "CACHE": folder / "cache", "QUICK": 0, "SEED": 0}.items():
             patch.setenv(name, str(value))
-        patch.setattr(h, "PROJECT", folder)
+        patch.setattr(study.run, "PROJECT", folder)
         yield
 
 
@@ -82,7 +83,7 @@ def refreshed_once(tmp_path_factory):
         (folder / f"{half}.abc.part").write_bytes(b"half")
     with project_in(folder), contextlib.redirect_stderr(shown):
         path = write_small(folder, REMARKS)
-        study.refresh([path])
+        study.run.refresh([path])
     return path, shown.getvalue()
 
 
@@ -96,7 +97,7 @@ def refreshed(refreshed_once, tmp_path):
 
 def test_run_writes_the_report_and_changes_no_notebook(small, capsys):
     before = small.read_bytes()
-    study.run([small])
+    study.run.run([small])
     assert small.read_bytes() == before
     out = capsys.readouterr().out
     assert "answer  42 nats" in out
@@ -137,7 +138,7 @@ def pair(small):
 
 def test_two_notebooks_run_at_a_time_and_both_leave_their_results(small, capsys):
     paths = pair(small)
-    study.run(paths, jobs=2)
+    study.run.run(paths, jobs=2)
     out = capsys.readouterr().out
     assert out.count("answer  42 nats") == 2
     index = (small.parent / "report" / "index.html").read_text()
@@ -153,9 +154,9 @@ def test_after_an_error_what_runs_is_finished_and_nothing_else_is_started(monkey
             raise ValueError("on purpose")
         await asyncio.sleep(0.1)
 
-    monkeypatch.setattr(study, "execute", execute)
+    monkeypatch.setattr(study.run, "execute", execute)
     with pytest.raises(ValueError, match="on purpose"):
-        study.execute_all(["first", "second", "third"], 2, lambda path, _: finished.append(path))
+        study.run.execute_all(["first", "second", "third"], 2, lambda path, _: finished.append(path))
     assert started == ["first", "second"]
     assert finished == ["first"]
 
@@ -169,7 +170,7 @@ def test_refresh_stores_outputs_and_a_stamp_without_progress_bars(refreshed, ref
     notebook = nbformat.read(refreshed, as_version=4)
     stamp = notebook.metadata["latent_digits"]
     assert (stamp["data"], stamp["seed"], stamp["quick"], stamp["dtype"]) == ("digits", 0, False, "float32")
-    assert stamp["versions"]["torch"] == study.versions()["torch"]
+    assert stamp["versions"]["torch"] == study.run.versions()["torch"]
     assert "+" not in stamp["versions"]["torch"]
     assert "✓ two is two" in stream(notebook.cells[2], "stdout")
     assert not any("%|" in stream(cell, "stderr") for cell in notebook.cells[1:])
@@ -193,7 +194,7 @@ def test_the_report_of_stored_notebooks_executes_nothing_and_removes_what_a_kill
     notebook = nbformat.read(refreshed, as_version=4)
     notebook.cells[1].source = "raise SystemExit"
     nbformat.write(notebook, refreshed)
-    study.report([refreshed])
+    study.run.report([refreshed])
     folder = refreshed.parent / "report"
     assert "✓ two is two" in (folder / "09_small.html").read_text()
     assert "42 nats" in (folder / "index.html").read_text()
@@ -208,7 +209,7 @@ def test_a_failing_cell_leaves_the_stored_notebook_as_it_was(small):
     nbformat.write(notebook, small)
     before = small.read_bytes()
     with pytest.raises(Exception, match="✗ two is three"):
-        study.refresh([small])
+        study.run.refresh([small])
     assert small.read_bytes() == before
 
 
@@ -217,35 +218,35 @@ def stamped(refreshed):
     """The notebook as if it had been executed on MNIST."""
     notebook = nbformat.read(refreshed, as_version=4)
     notebook.metadata["latent_digits"]["data"] = "mnist"
-    assert study.stale(notebook) == []
+    assert study.run.stale(notebook) == []
     return notebook
 
 
 def test_a_stamp_notices_every_change(stamped, monkeypatch):
     notebook = stamped
     notebook.cells[0].source = "Prose may change."
-    assert study.stale(notebook) == []
+    assert study.run.stale(notebook) == []
     for key, value in (("data", "digits"), ("seed", 3), ("quick", True), ("dtype", "bfloat16")):
         changed = nbformat.from_dict(notebook)
         changed.metadata["latent_digits"] = notebook.metadata["latent_digits"] | {key: value}
-        assert any("not executed at full scale" in reason for reason in study.stale(changed))
-    monkeypatch.setattr(study, "versions", lambda: dict.fromkeys(study.VERSIONED, "0.1"))
-    assert any("torch 2" in reason for reason in study.stale(notebook))
+        assert any("not executed at full scale" in reason for reason in study.run.stale(changed))
+    monkeypatch.setattr(study.run, "versions", lambda: dict.fromkeys(study.run.VERSIONED, "0.1"))
+    assert any("torch 2" in reason for reason in study.run.stale(notebook))
 
 
 def test_a_stamp_notices_changed_cells_and_helpers(stamped, monkeypatch):
-    notebook, source = stamped, h.SOURCE
-    monkeypatch.setattr(h, "SOURCE", source.replace("def frechet_distance(", "def frechet_distance(ignored, "))
-    assert study.stale(notebook) == []  # the notebook never reaches it
-    monkeypatch.setattr(h, "SOURCE", source.replace("round(float(value), digits)", "round(-float(value), digits)"))
-    assert any("helpers.py behind it" in reason for reason in study.stale(notebook))
-    monkeypatch.setattr(h, "SOURCE", source)
+    notebook, source = stamped, cache.SOURCE
+    monkeypatch.setattr(cache, "SOURCE", source.replace("def frechet_distance(", "def frechet_distance(ignored, "))
+    assert study.run.stale(notebook) == []  # the notebook never reaches it
+    monkeypatch.setattr(cache, "SOURCE", source.replace("round(float(value), digits)", "round(-float(value), digits)"))
+    assert any("code of ours behind it" in reason for reason in study.run.stale(notebook))
+    monkeypatch.setattr(cache, "SOURCE", source)
     notebook.cells[2].source += "\n1 + 1"
-    assert any("its code" in reason for reason in study.stale(notebook))
+    assert any("its code" in reason for reason in study.run.stale(notebook))
 
 
 def test_a_notebook_without_a_stamp_is_stale(small):
-    assert study.stale(nbformat.read(small, as_version=4)) == ["it has never been executed by `make refresh`"]
+    assert study.run.stale(nbformat.read(small, as_version=4)) == ["it has never been executed by `make refresh`"]
 
 
 @pytest.mark.parametrize("command", ["run", "refresh", "test", "report"])

@@ -7,7 +7,9 @@ import re
 from dataclasses import replace
 
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -77,7 +79,7 @@ def report(tmp=None):
 
 
 def axes():
-    return h.plt.figure().add_subplot()
+    return plt.figure().add_subplot()
 
 
 def poisoned(tensor, value=math.nan):
@@ -427,11 +429,11 @@ CASES = {
         ("elbo is nan", lambda: report().result("elbo", math.nan)),
         ("elbo is inf", lambda: report().result("elbo", torch.tensor(math.inf))),
         ("digits is -1", lambda: report().result("elbo", 1.0, digits=-1)),
-        ("name is '../curves'", lambda: report().figure(h.plt.figure(), "../curves")),
+        ("name is '../curves'", lambda: report().figure(plt.figure(), "../curves")),
     ],
     "show_source": [("function is 'sin'", lambda: h.show_source(torch.sin))],
     "plot_history": [
-        ("term is 'x': choose one of 'a'", lambda: h.plot_history(axes(), h.pd.DataFrame({"train_a": [1]}), "x", "")),
+        ("term is 'x': choose one of 'a'", lambda: h.plot_history(axes(), pd.DataFrame({"train_a": [1]}), "x", "")),
     ],
     "show_images": [
         ("columns is 0", lambda: h.show_images(axes(), images(), 0)),
@@ -468,7 +470,7 @@ NAMES = [f"{name}-{message}".replace("\\", "") for name, message, _ in FLAT]  # 
 def test_bad_input_is_refused_with_argument_value_and_remedy(name, message, call):
     with pytest.raises((ValueError, TypeError, FloatingPointError)) as caught:
         call()
-    h.plt.close("all")
+    plt.close("all")
     text = str(caught.value)
     assert re.search(message, text), text
     ours = not text.startswith("Input X contains NaN")  # that one is scikit-learn's
@@ -476,7 +478,7 @@ def test_bad_input_is_refused_with_argument_value_and_remedy(name, message, call
 
 
 def called_by_notebooks():
-    """The functions and classes of helpers.py that the notebooks call."""
+    """The functions and classes of helpers that the notebooks call."""
     names = set()
     for path in (h.PROJECT / "notebooks").glob("*.ipynb"):
         cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
@@ -498,9 +500,9 @@ def test_everything_that_a_notebook_calls_is_in_the_table():
 
 
 def test_there_is_no_assert_in_place_of_an_error():
-    for name in ("helpers.py", "study.py", "publish.py"):
-        tree = ast.parse((h.PROJECT / name).read_text())
-        assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)], name
+    for path in [*h.PROJECT.glob("latent_digits/*.py"), *h.PROJECT.glob("study/*.py")]:
+        tree = ast.parse(path.read_text())
+        assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)], path
 
 
 # properties

@@ -261,7 +261,7 @@ def test_a_part_that_fails_is_at_work_no_longer():
 
 
 def watched_copy(meter):
-    """A stand-in for helpers.py that is watched: its classes are subclasses, so that the real ones stay as they are."""
+    """A stand-in for helpers that is watched: its classes are subclasses, so that the real ones stay as they are."""
     names = {name.partition(".")[0] for names in arithmetic.PARTS.values() for name in names.split()}
     kinds = {name: getattr(h, name) for name in names}
     kinds = {name: type(name, (kind,), {}) if isinstance(kind, type) else kind for name, kind in kinds.items()}

@@ -2,6 +2,7 @@
 
 import io
 import math
+import time
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -48,7 +49,7 @@ def test_a_picture_follows_its_controls():
 
 def test_answer_time_waits_for_the_answer_and_puts_the_control_back(monkeypatch):
     clock = iter(np.arange(0, 1000, 0.25))
-    monkeypatch.setattr(h.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     slider, asked = widgets.FloatSlider(value=0.5, max=1), []
 
     def answer(value):

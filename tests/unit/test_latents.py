@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from torch import distributions, nn
 
 import helpers as h
+from latent_digits import latents
 
 TINY = h.LatentConfig(epochs=6, batch_size=50, snapshots=(1, 6), settling_steps=5)
 
@@ -265,7 +266,7 @@ def spy_on_latent_terms(monkeypatch):
         calls.append((sigma, antithetic, beta))
         return original(decode, x, codes, sigma, generator, antithetic, beta)
 
-    monkeypatch.setattr(h, "latent_terms", spy)
+    monkeypatch.setattr(latents, "latent_terms", spy)
     return calls
 
 

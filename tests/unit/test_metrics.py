@@ -1,6 +1,8 @@
 """Metrics and figures' arithmetic."""
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.linalg
 import torch
@@ -122,11 +124,11 @@ def test_figures(data):
     figure = h.image_rows({"a": data.test_x[:4], "b": data.train_x[:4]}, columns="wxyz")
     assert [ax.get_ylabel() for ax in figure.axes] == ["a", "b"]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == list("wxyz")
-    history = h.pd.DataFrame({"epoch": [1, 2], "train_loss": [3.0, 2.0], "validation_loss": [4.0, 3.0]})
-    ax = h.plt.figure().add_subplot()
+    history = pd.DataFrame({"epoch": [1, 2], "train_loss": [3.0, 2.0], "validation_loss": [4.0, 3.0]})
+    ax = plt.figure().add_subplot()
     h.plot_history(ax, history.set_index("epoch"), "loss", "loss (nats)", sign=-1)
     assert [list(line.get_ydata()) for line in ax.lines] == [[-3, -2], [-4, -3]]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "loss (nats)")
     h.show_images(ax, data.test_x[:5], columns=2, title="five")
     assert ax.get_title() == "five"
-    h.plt.close("all")
+    plt.close("all")

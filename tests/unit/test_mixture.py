@@ -19,6 +19,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import distributions
 
 import helpers as h
+from latent_digits import em
+from latent_digits import mixture as mixture_module
 
 TYPES = ("full", "diag", "spherical")
 
@@ -275,7 +277,7 @@ def test_for_blocks_that_are_alike_the_sums_of_squares_suffice():
 @pytest.mark.parametrize("keep", [2**27, 0])
 def test_only_spherical_covariances_share_their_squares(monkeypatch, keep):
     seen, original = [], h.monomials
-    monkeypatch.setattr(h, "monomials", lambda u, alike=False: seen.append(alike) or original(u, alike))
+    monkeypatch.setattr(em, "monomials", lambda u, alike=False: seen.append(alike) or original(u, alike))
     for covariance_type in TYPES:
         seen.clear()
         h.GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(blobs())
@@ -661,7 +663,7 @@ def test_monomials_come_in_parts_that_fit_the_cache(groups, samples, block):
 
 def test_monomials_are_kept_between_iterations_where_there_is_room(monkeypatch):
     u, computed, original = torch.from_numpy(blobs())[None], [], h.with_monomials  # 600 samples, 10 monomials each
-    monkeypatch.setattr(h, "with_monomials", lambda *a: computed.append(1) or original(*a))
+    monkeypatch.setattr(em, "with_monomials", lambda *a: computed.append(1) or original(*a))
     start = h.Gaussians(torch.full((2,), 0.5).double(), u[0, :2, None], torch.eye(3).double().expand(2, 1, 3, 3))
     results = {}
     for keep, times in ((6001, 1), (6000, 7)):
@@ -685,7 +687,7 @@ def test_without_a_tolerance_every_iteration_is_made():
 
 def test_a_start_that_is_given_in_full_is_taken_once_and_as_it_is(monkeypatch):
     x, runs, original = blobs(), [], h.maximize_likelihood
-    monkeypatch.setattr(h, "maximize_likelihood", lambda *a, **k: runs.append(a) or original(*a, **k))
+    monkeypatch.setattr(mixture_module, "maximize_likelihood", lambda *a, **k: runs.append(a) or original(*a, **k))
     monkeypatch.setattr(h.GaussianMixture, "_labels", lambda *a: pytest.fail("it looked for a start of its own"))
     given = {"n_components": 2, "n_init": 3, "means_init": x[:2].round().astype(int)}
     # thirds, as exact as they were written; whole numbers are numbers, too

@@ -5,18 +5,18 @@ import ast
 import mutation
 import pytest
 
-import helpers as h
+from study.cache import SOURCE
 
 
 def test_every_part_is_made_of_functions_and_classes_that_mutmut_takes():
-    there = {node.name: node for node in ast.parse(h.SOURCE).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    there = {node.name: node for node in ast.parse(SOURCE).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     for name in [name for names in mutation.PARTS.values() for name in names]:
         assert name in there
         assert isinstance(there[name], ast.ClassDef) or not there[name].decorator_list, f"{name}: would be left out"
 
 
 def test_every_reason_is_about_a_line_that_is_there():
-    lines = {line.strip() for line in h.SOURCE.splitlines()}
+    lines = {line.strip() for line in SOURCE.splitlines()}
     reasons = mutation.known_reasons()
     assert reasons
     for change, reason in reasons.items():
@@ -27,8 +27,8 @@ def test_every_reason_is_about_a_line_that_is_there():
 
 
 def test_a_mutant_is_of_its_function_or_class():
-    assert mutation.name_of("helpers.x_anneal__mutmut_12") == "anneal"
-    assert mutation.name_of("helpers.xǁGaussianMixtureǁ_start__mutmut_3") == "GaussianMixture"
+    assert mutation.name_of("latent_digits.log_prob.x_anneal__mutmut_12") == "anneal"
+    assert mutation.name_of("latent_digits.mixture.xǁGaussianMixtureǁ_start__mutmut_3") == "GaussianMixture"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 import json
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import pytest
+import torch
 
 import helpers as h
+import study.report
 
 
 @pytest.fixture
@@ -18,7 +21,7 @@ def test_settings_come_from_the_environment(tmp_path):
     assert (default.seed, default.quick, default.source) == (0, False, "auto")
     assert (default.per_class, default.test_size) == (2000, None)
     assert default.output == h.PROJECT / "report" / "figures"
-    fast = h.fast_bfloat16(h.torch.device(default.device))
+    fast = h.fast_bfloat16(torch.device(default.device))
     assert default.dtype == ("bfloat16" if fast else "float32")
     for dtype in h.DTYPES:
         assert h.Settings.from_environment({"DTYPE": dtype}).dtype == dtype
@@ -62,7 +65,7 @@ def test_quick_skips_visibly_all_but_what_always_holds(settings, data, capsys):
 
 def test_the_report_says_which_data_and_scale(settings, data, capsys, monkeypatch):
     shown = []
-    monkeypatch.setattr(h, "display", shown.append)
+    monkeypatch.setattr(study.report, "display", shown.append)
     h.Report("07_test", settings, data)
     out = capsys.readouterr().out
     assert "digits: 400 training, 200 test images" in out
@@ -88,9 +91,9 @@ def test_results_of_all_notebooks_share_one_file(settings, data):
 
 
 def test_figures_are_saved_under_the_notebooks_number_when_all_went_well(report):
-    figure = h.plt.figure()
+    figure = plt.figure()
     report.figure(figure, "curves")
-    h.plt.close(figure)
+    plt.close(figure)
     report.result("answer", 42)
     assert not report.settings.output.exists()
     report.finish()
@@ -98,9 +101,9 @@ def test_figures_are_saved_under_the_notebooks_number_when_all_went_well(report)
 
 
 def test_what_a_killed_writer_left_half_written_is_removed(report):
-    figure = h.plt.figure()
+    figure = plt.figure()
     report.figure(figure, "curves")
-    h.plt.close(figure)
+    plt.close(figure)
     report.settings.output.mkdir()
     for name in (".07_curves.png.abc.part", ".results.json.abc.part", ".08_curves.png.abc.part"):
         (report.settings.output / name).write_bytes(b"half")
@@ -115,7 +118,7 @@ def test_by_data(report):
 
 def test_show_source_shows_the_single_definition(monkeypatch):
     shown = []
-    monkeypatch.setattr(h, "display", shown.append)
+    monkeypatch.setattr(study.report, "display", shown.append)
     h.show_source(h.kl_divergence, h.reparameterize)
     assert "def kl_divergence" in shown[0].data
     assert "def reparameterize" in shown[0].data

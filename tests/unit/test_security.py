@@ -13,7 +13,8 @@ import yaml
 
 import helpers as h
 
-CODE = sorted([*h.PROJECT.glob("*.py"), *h.PROJECT.glob("tests/**/*.py"), *h.PROJECT.glob("benchmarks/*.py")])
+FOLDERS = ("", "latent_digits/", "study/", "tests/**/", "benchmarks/")
+CODE = sorted(path for folder in FOLDERS for path in h.PROJECT.glob(f"{folder}*.py"))
 NOTEBOOKS = sorted((h.PROJECT / "notebooks").glob("*.ipynb"))
 WORKFLOW = yaml.safe_load((h.PROJECT / ".github" / "workflows" / "test.yml").read_text())
 
@@ -73,7 +74,7 @@ def test_every_requirement_is_pinned_and_everything_imported_is_required():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line), line
     for line in pins("requirements.txt"):
         names.add(line.split("==")[0].lower().replace("_", "-"))
-    ours = {path.stem for path in CODE} | {"pythae", "tests"}
+    ours = {path.stem for path in CODE} | {"pythae", "tests", "latent_digits", "study"}
     distributions = packages_distributions()
     for name, tree in trees():
         for package in set(imports(tree)) - sys.stdlib_module_names - ours:

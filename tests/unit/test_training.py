@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import sys
 import textwrap
 from dataclasses import replace
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 import helpers as h
+from latent_digits import training
+from study import cache
 
 TINY = h.TrainConfig(epochs=2, batch_size=50, snapshots=(1, 2))
 TINY_VAE = h.VAEConfig(epochs=3, batch_size=50, snapshots=(1, 3))
@@ -141,7 +144,7 @@ def test_history_and_snapshots(data):
 
 
 def test_curves_are_of_some_images_evenly_spaced(data, monkeypatch):
-    monkeypatch.setattr(h, "CURVE_SIZE", 20)
+    monkeypatch.setattr(training, "CURVE_SIZE", 20)
     run = fit_small(data)
     some = replace(data, **{name: getattr(data, name)[:: len(data.train_x) // 20] for name in ("train_x", "train_y")})
     some = replace(some, **{name: getattr(data, name)[:: len(data.test_x) // 20] for name in ("test_x", "test_y")})
@@ -222,7 +225,7 @@ def test_smoke_variant():
 def count_training(monkeypatch):
     calls = []
     original = h.train
-    monkeypatch.setattr(h, "train", lambda *args, **named: calls.append(1) or original(*args, **named))
+    monkeypatch.setattr(training, "train", lambda *args, **named: calls.append(1) or original(*args, **named))
     return calls
 
 
@@ -262,7 +265,7 @@ def test_any_change_trains_anew(data, tmp_path, monkeypatch, change):
 def test_changed_code_trains_anew(data, tmp_path, monkeypatch):
     calls = count_training(monkeypatch)
     fit_small(data, cache=tmp_path)
-    monkeypatch.setattr(h, "source_hash", lambda *names: "changed")
+    monkeypatch.setattr(cache, "source_hash", lambda *names: "changed")
     fit_small(data, cache=tmp_path)
     assert len(calls) == 2
 
@@ -284,7 +287,7 @@ def test_a_full_disk_costs_the_cache_but_not_the_result(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(h.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.warns(UserWarning, match=r"could not be written .*No space left"):
         result = h.cached(tmp_path / "kept.pt", lambda: {"value": 1})
     assert result == {"value": 1}
@@ -307,7 +310,7 @@ def test_cache_files_cannot_run_code(tmp_path, capfd):
 def test_write_whole_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "file"
     h.write_whole(path, b"old")
-    monkeypatch.setattr(h.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space")))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space")))
     with pytest.raises(OSError, match="no space"):
         h.write_whole(path, b"new")
     assert path.read_bytes() == b"old"
@@ -315,7 +318,7 @@ def test_write_whole_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
 
 
 class Scaled(nn.Module):
-    """A model that is not defined in helpers.py."""
+    """A model that is not ours."""
 
     def __init__(self, scale):
         super().__init__()
@@ -334,7 +337,7 @@ def test_models_from_elsewhere_are_told_apart_too(data, tmp_path, monkeypatch):
         h.fit(h.build(Scaled, scale, seed=0), h.vae_objective, data, TINY_VAE, cache=tmp_path)
     assert len(calls) == 2
     before = h.code_behind(Scaled)
-    monkeypatch.setattr(h, "SOURCE", h.SOURCE.replace("def encode(self, x: Tensor)", "def encode(self, x)"))
+    monkeypatch.setattr(cache, "SOURCE", cache.SOURCE.replace("def encode(self, x: Tensor)", "def encode(self, x)"))
     assert h.code_behind(Scaled, h.VAE) != before
     assert h.code_behind(nn.Linear) == h.code_behind(nn.Conv2d)
 
@@ -398,9 +401,9 @@ def f(x):
 
 
 def edited_hash(monkeypatch, names, old, new):
-    """source_hash of `names` with one edit to helpers.py."""
-    assert old in h.SOURCE
-    monkeypatch.setattr(h, "SOURCE", h.SOURCE.replace(old, new))
+    """source_hash of `names` with one edit to the source."""
+    assert old in cache.SOURCE
+    monkeypatch.setattr(cache, "SOURCE", cache.SOURCE.replace(old, new))
     return h.source_hash(*names)
 
 
@@ -430,7 +433,7 @@ def test_source_hash_sees_the_code_that_is_reached(monkeypatch, old, new, change
 
 
 def test_importing_helpers_does_nothing():
-    tree = ast.parse(h.SOURCE)
+    tree = ast.parse(cache.SOURCE)
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.Expr)
     for node in tree.body:
         assert isinstance(node, allowed), ast.unparse(node)

@@ -21,8 +21,9 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-import helpers as h
-import publish
+from study import publish
+from study.cache import source_hash, write_in_turn
+from study.settings import PROJECT, Settings
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 VERSIONED = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pandas")
@@ -100,10 +101,10 @@ def execute_all(paths: list[Path], jobs: int, then: Callable[[Path, NotebookNode
 
 
 def code_hash(notebook: NotebookNode) -> str:
-    """Hash of the notebook's code cells and of every definition of helpers.py that they reach."""
+    """Hash of the notebook's code cells and of every definition of ours that they reach."""
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     names = sorted(set(re.findall(r"\bh\.(\w+)", "\n".join(cells))))
-    return hashlib.sha256("\n".join([*cells, h.source_hash(*names)]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([*cells, source_hash(*names)]).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -131,7 +132,7 @@ def stale(notebook: NotebookNode) -> list[str]:
         return ["it has never been executed by `make refresh`"]
     reasons = []
     if stamped["code"] != code_hash(notebook):
-        reasons.append("its code, or code of helpers.py behind it, has changed")
+        reasons.append("its code, or code of ours behind it, has changed")
     if (stamped["data"], stamped["quick"], stamped["seed"], stamped.get("dtype")) != ("mnist", False, 0, "float32"):
         reasons.append("it was not executed at full scale on MNIST with seed 0 in float32")
     current = versions()
@@ -153,8 +154,8 @@ def results_table(entry: dict) -> str:
 
 def run(paths: list[Path], jobs: int = 1) -> None:
     """Execute copies of the notebooks and write report/: one page each, and an index. No committed file changes."""
-    settings = h.Settings.from_environment()
-    folder = h.PROJECT / "report"
+    settings = Settings.from_environment()
+    folder = PROJECT / "report"
 
     def keep(path: Path, notebook: NotebookNode) -> None:
         publish.write_page(folder, path.stem, notebook)
@@ -167,16 +168,16 @@ def run(paths: list[Path], jobs: int = 1) -> None:
 
 def report(paths: list[Path]) -> None:
     """Write report/ from the stored notebooks and figures/: nothing is executed."""
-    folder = h.PROJECT / "report"
+    folder = PROJECT / "report"
     for path in paths:
         publish.write_page(folder, path.stem, nbformat.read(path, as_version=4))
-    finish_report(folder, paths, h.PROJECT / "figures")
+    finish_report(folder, paths, PROJECT / "figures")
 
 
 def finish_report(folder: Path, paths: list[Path], output: Path) -> None:
     """Write the index, over all pages that are there. output: where the figures and results.json are."""
     results = json.loads((output / "results.json").read_text())
-    notebooks = publish.read_notebooks({*(h.PROJECT / "notebooks").glob("*.ipynb"), *paths})
+    notebooks = publish.read_notebooks({*(PROJECT / "notebooks").glob("*.ipynb"), *paths})
     index = publish.write_index(folder, results, output, notebooks)
     print(f"Read the executed notebooks: {index}")
 
@@ -190,12 +191,12 @@ def refresh(paths: list[Path], jobs: int = 1) -> None:
         os.environ.setdefault("OUTPUT", "figures")
         os.environ.setdefault("CACHE", cold)
         os.environ["DTYPE"] = "float32"  # stored numbers are not to depend on the formats that a machine has
-        settings = h.Settings.from_environment()
+        settings = Settings.from_environment()
 
         def keep(path: Path, notebook: NotebookNode) -> None:
             entry = json.loads((settings.output / "results.json").read_text())[path.stem]
             stamp(notebook, entry)
-            h.write_in_turn(path, nbformat.writes(notebook).encode() + b"\n")
+            write_in_turn(path, nbformat.writes(notebook).encode() + b"\n")
             tqdm.write(f"\n{path.stem}\n{results_table(entry)}\n")
 
         execute_all(paths, jobs, keep)

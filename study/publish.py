@@ -17,9 +17,10 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
-import helpers as h
+from study.cache import write_in_turn
+from study.report import show_value
 
-PROJECT = Path(__file__).resolve().parent  # of the template and the questions, wherever the report goes
+HERE = Path(__file__).resolve().parent  # of the template and the questions, wherever the report goes
 
 
 class FormulaRenderer(IPythonRenderer):
@@ -74,7 +75,7 @@ PAGE_STYLE = """<style>
 
 def write_page(folder: Path, name: str, notebook: NotebookNode) -> None:
     """One page of the report."""
-    h.write_in_turn(folder / f"{name}.html", PageExporter().page(notebook).encode())
+    write_in_turn(folder / f"{name}.html", PageExporter().page(notebook).encode())
 
 
 def write_index(
@@ -87,22 +88,22 @@ def write_index(
     names = sorted(name for name in results if name in notebooks and (folder / f"{name}.html").exists())
     if figures != folder / "figures":
         for path in figures.glob("[!.]*"):
-            h.write_in_turn(folder / "figures" / path.name, path.read_bytes())
+            write_in_turn(folder / "figures" / path.name, path.read_bytes())
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template.filters["number"] = show_number
-    page = template.from_string((PROJECT / "index.html.jinja").read_text()).render(
+    page = template.from_string((HERE / "index.html.jinja").read_text()).render(
         chapters=[describe(name, notebooks[name], results[name]) for name in names],
         groups=answered({name: results[name] for name in names}, notebooks),
     )
-    h.write_in_turn(folder / "index.html", page.encode())
+    write_in_turn(folder / "index.html", page.encode())
     return folder / "index.html"
 
 
 def show_number(result: Mapping) -> str:
     """A result with its unit: −45.1 nats, 99.5 %."""
-    return f"{h.show_value(result)} {result['unit']}".strip()
+    return f"{show_value(result)} {result['unit']}".strip()
 
 
 def describe(name: str, notebook: NotebookNode, entry: dict) -> dict:
@@ -122,7 +123,7 @@ def describe(name: str, notebook: NotebookNode, entry: dict) -> dict:
 def answered(results: Mapping[str, dict], notebooks: Mapping[str, NotebookNode]) -> list[dict]:
     """The assignment's questions with numbers in their answers and links to cells; only what `results` can answer."""
     groups = []
-    for group in tomllib.loads((PROJECT / "assignment.toml").read_text())["group"]:
+    for group in tomllib.loads((HERE / "questions.toml").read_text())["group"]:
         questions = []
         for question in group["questions"]:
             if {name for _, name, _ in question["cells"]} <= set(results):

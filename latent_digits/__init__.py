@@ -1,0 +1,1 @@
+"""The course: what the notebooks teach, and nothing of how they are run."""

@@ -1,0 +1,74 @@
+"""Figures: curves, and rows of images."""
+
+from collections.abc import Iterable, Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from matplotlib.ticker import LogLocator, NullFormatter
+from torch import Tensor
+
+from latent_digits.checks import require_choice, require_floats, require_whole
+
+
+def plot_history(
+    ax: plt.Axes, history: pd.DataFrame, term: str, label: str, sign: float = 1, log: bool = False
+) -> None:
+    """Training (solid) and validation (dashed) curves of one term against the epoch. ValueError for an unknown term."""
+    require_choice([name.removeprefix("train_") for name in history if name.startswith("train_")], term=term)
+    ax.plot(history.index, sign * history[f"train_{term}"], color="C0", label="training")
+    ax.plot(history.index, sign * history[f"validation_{term}"], "--", color="C1", label="validation")
+    ax.set(xlabel="epoch", ylabel=label)
+    if log:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.grid(alpha=0.3)
+    ax.legend()
+
+
+GAP = 2  # white pixels between the images of a grid
+
+
+def tile(images: Tensor, columns: int) -> np.ndarray:
+    """Arrange images (n, 1, h, w) row by row in one picture with white gaps: 2-D array.
+
+    Raises TypeError or ValueError for what is not images, and for columns < 1.
+    """
+    require_floats("n 1 h w", images=images)
+    require_whole(columns=columns)
+    images = F.pad(images.detach().cpu(), (0, GAP, 0, GAP), value=1.0)
+    blank = torch.ones(-len(images) % columns, *images.shape[1:])
+    grid = torch.cat([images, blank]).unflatten(0, (-1, columns))  # (rows, columns, 1, h, w)
+    picture = grid[:, :, 0].permute(0, 2, 1, 3).flatten(2).flatten(0, 1)  # (rows h, columns w)
+    return picture[:-GAP, :-GAP].numpy()
+
+
+def show_images(ax: plt.Axes, images: Tensor, columns: int, title: str = "") -> None:
+    """Draw images (n, 1, h, w) as a grid, black on the figure's white gaps."""
+    ax.imshow(tile(images, columns), cmap="gray", vmin=0, vmax=1)
+    ax.set_axis_off()
+    ax.set_title(title)
+
+
+def image_rows(rows: Mapping[str, Tensor], columns: Iterable[str] = (), scale: float = 0.75) -> plt.Figure:
+    """A figure with one labelled row of images (n, 1, h, w) per entry, and a label over each column.
+
+    Raises TypeError or ValueError for what is not images, and for no rows at all.
+    """
+    require_whole(**{"len(rows)": len(rows)})
+    count = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(len(rows), 1, figsize=(scale * count + 1, scale * len(rows)), squeeze=False)
+    for ax, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
+        ax.imshow(tile(images, len(images)), cmap="gray", vmin=0, vmax=1)
+        ax.set_ylabel(label, rotation=0, ha="right", va="center")
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    step = images.shape[-1] + GAP
+    axes[0, 0].set_xticks([step * i + images.shape[-1] / 2 for i, _ in enumerate(columns)], list(columns))
+    axes[0, 0].tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+    figure.subplots_adjust(hspace=0.06)
+    return figure

@@ -1,0 +1,1 @@
+"""The workshop: what runs the notebooks, keeps what they found, and shows it."""

@@ -1,0 +1,5 @@
+"""python -m study: see run.py."""
+
+from study.run import main
+
+main()

@@ -1,0 +1,112 @@
+"""What a notebook claims, and the results it leaves."""
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown, display
+
+from latent_digits.checks import require_between, require_choice, require_whole
+from latent_digits.data import Data
+from study.cache import SOURCE, definitions, one_at_a_time, write_in_turn, write_whole
+from study.settings import Settings
+
+
+@dataclass
+class Report:
+    """Checks, results and figures of one notebook."""
+
+    notebook: str
+    settings: Settings
+    data: Data
+    checks: list[dict] = field(default_factory=list)
+    results: list[dict] = field(default_factory=list)
+    figures: dict[str, bytes] = field(default_factory=dict)
+
+    def __post_init__(self):
+        scale = "QUICK smoke run: numbers mean nothing" if self.settings.quick else "full scale"
+        print(
+            f"{self.notebook} · {self.data.name}: {len(self.data.train_x):,} training, "
+            f"{len(self.data.test_x):,} test images · seed {self.settings.seed} · {self.settings.device}, "
+            f"{self.settings.dtype} · {scale}"
+        )
+        if self.data.name != "mnist":
+            note = "**This run is on scikit-learn's digits.** The prose of this notebook speaks of MNIST; "
+            display(Markdown(f"> {note}numbers, figures and checks are those of the digits."))
+
+    def check(self, claim: str, passed: bool, value: str = "", *, always: bool = False) -> None:
+        """Print the claim with ✓ and its value; raise AssertionError when it is false.
+
+        A QUICK run skips, visibly, what needs full training: all but what holds `always`. Raises TypeError for a
+        `passed` that is no truth value: nan, say, would pass for true.
+        """
+        if str(getattr(passed, "dtype", type(passed).__name__)) not in ("bool", "torch.bool"):
+            raise TypeError(f"passed is {passed!r}: give True or False, as a comparison does")
+        skipped = self.settings.quick and not always
+        detail = f"  ({value})" if value else ""
+        if not skipped and not bool(passed):
+            raise AssertionError(f"✗ {claim}{detail}")
+        print(f"– skipped in a QUICK run: {claim}" if skipped else f"✓ {claim}{detail}")
+        self.checks.append({"claim": claim, "value": value, "passed": None if skipped else True})
+
+    def by_data(self, **values):
+        """The value for the dataset at hand: by_data(mnist=0.993, digits=0.95). ValueError where it is missing."""
+        require_choice(values, **{"the dataset": self.data.name})
+        return values[self.data.name]
+
+    def result(self, name: str, value: float, unit: str = "", digits: int = 2) -> None:
+        """Keep a headline number for the results table and results.json. Raises ValueError where it is not finite."""
+        require_between(-math.inf, **{name: float(value)})
+        require_whole(0, digits=digits)
+        self.results.append({"result": name, "value": round(float(value), digits), "unit": unit, "digits": digits})
+
+    def figure(self, figure: plt.Figure, name: str) -> None:
+        """Keep `figure`, to be saved as <notebook number>_<name>.png. It is shown by the notebook as usual."""
+        if not re.fullmatch(r"\w+", name):
+            raise ValueError(f"name is {name!r}: give letters, digits and underscores, as of a file")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+        self.figures[f"{self.notebook[:2]}_{name}.png"] = buffer.getvalue()
+
+    def finish(self) -> pd.DataFrame:
+        """Write the figures and this notebook's part of results.json; return the results as a table.
+
+        Nothing is written before: a notebook that fails leaves the pictures and numbers of its last success.
+        """
+        for name, picture in self.figures.items():
+            write_in_turn(self.settings.output / name, picture)
+        path = self.settings.output / "results.json"
+        part = {
+            "data": self.data.name,
+            "seed": self.settings.seed,
+            "quick": self.settings.quick,
+            "dtype": self.settings.dtype,
+            "results": self.results,
+            "checks": self.checks,
+        }
+        with one_at_a_time(path):
+            everything = json.loads(path.read_text()) if path.exists() else {}
+            everything[self.notebook] = part
+            write_whole(path, (json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
+        rows = {row["result"]: {"value": show_value(row), "unit": row["unit"]} for row in self.results}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("result")
+
+
+def show_value(result: Mapping) -> str:
+    """A result's value with the digits it was given, all of it where they are not known: −45.10."""
+    form = f".{result['digits']}f" if "digits" in result else ".10g"
+    return f"{result['value']:,{form}}".replace("-", "−")
+
+
+def show_source(*functions: Callable) -> None:
+    """Show the code of functions of this file, from their single definition. Raises ValueError for others."""
+    texts = definitions(SOURCE)
+    for function in functions:
+        require_choice(texts, function=getattr(function, "__name__", repr(function)))
+    code = "\n\n\n".join(texts[function.__name__] for function in functions)
+    display(Markdown(f"```python\n{code}\n```"))  # unlike HTML, shown as code by every viewer of notebooks

@@ -1,0 +1,92 @@
+"""How a notebook is run: all of it comes from the environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from latent_digits.checks import require_choice
+from latent_digits.data import SOURCES
+from latent_digits.precision import DTYPES, fast_bfloat16
+from latent_digits.training import TrainConfig
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run. Everything here comes from the environment, so that no notebook needs an edit."""
+
+    seed: int = 0  # SEED=n
+    quick: bool = False  # QUICK=1: a smoke run, minutes become seconds
+    source: str = "auto"  # DATA=mnist | digits | auto
+    output: Path = PROJECT / "report" / "figures"  # OUTPUT=folder for figures and results.json
+    cache: Path = PROJECT / ".cache"  # CACHE=folder for trained models
+    device: str = "cpu"  # DEVICE=cpu | cuda | mps
+    dtype: str = "float32"  # DTYPE=float32 | bfloat16: the format that matrices are multiplied in
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Read SEED, QUICK, DATA, OUTPUT, CACHE, DEVICE, DTYPE. Raises ValueError for a word that is none of theirs."""
+        seed = environ.get("SEED") or "0"
+        if not seed.isdecimal():
+            raise ValueError(f"SEED is {seed!r}: give a whole number, as in SEED=1")
+        source = environ.get("DATA") or "auto"
+        require_choice(SOURCES, DATA=source)
+        device = choose_device(environ.get("DEVICE"))
+        return cls(
+            seed=int(seed),
+            quick=environ.get("QUICK", "") not in ("", "0"),
+            source=source,
+            output=PROJECT / (environ.get("OUTPUT") or cls.output),
+            cache=PROJECT / (environ.get("CACHE") or cls.cache),
+            device=device,
+            dtype=choose_dtype(environ.get("DTYPE"), device),
+        )
+
+    @property
+    def per_class(self) -> int:
+        """Training images of each digit."""
+        return 100 if self.quick else 2000
+
+    @property
+    def test_size(self) -> int | None:
+        """Test images kept; None keeps all."""
+        return 500 if self.quick else None
+
+    @property
+    def training(self) -> dict:
+        """What `fit` and `fit_latents` take from the settings."""
+        return {"seed": self.seed, "device": self.device, "dtype": self.dtype, "cache": self.cache}
+
+    def scaled(self, config: "TrainConfig") -> "TrainConfig":
+        """The config itself, or its smoke variant in a QUICK run."""
+        return config.smoke() if self.quick else config
+
+
+def choose_device(name: str | None = None) -> str:
+    """The device asked for, else "cuda" where it is there, else "cpu". Apple's "mps" must be asked for.
+
+    Raises ValueError for a device that is not there.
+    """
+    if not name:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"DEVICE is {name!r}: choose one that is there, as DEVICE=cpu is ({reason})") from error
+    return name
+
+
+def choose_dtype(name: str | None, device: str) -> str:
+    """The number format asked for, else "bfloat16" where `device` multiplies it natively, else "float32".
+
+    Raises ValueError for another word.
+    """
+    if not name:
+        return "bfloat16" if fast_bfloat16(torch.device(device)) else "float32"
+    require_choice(DTYPES, DTYPE=name)
+    return name

@@ -1,0 +1,205 @@
+"""Pictures that follow a slider, the mouse, a drawing."""
+
+import io
+import time
+from collections.abc import Callable, Iterable
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from ipycanvas import Canvas
+from torch import Tensor
+
+from latent_digits.checks import require_floats, require_rows, require_whole
+from latent_digits.figures import tile
+from latent_digits.metrics import class_probabilities
+from latent_digits.networks import Classifier
+
+
+class Screen(widgets.HBox):
+    """A picture, and text beside it."""
+
+    def __init__(self, columns: int = 1, zoom: int = 8):
+        require_whole(columns=columns, zoom=zoom)
+        self.columns, self.zoom = columns, zoom
+        rigid = {"flex": "0 0 auto"}  # else the picture is stretched, and the text squeezed
+        self.picture = widgets.Image(format="png", layout=rigid)
+        self.caption = widgets.HTML(layout=rigid | {"min_width": "13em", "margin": "0 0 0 1em"})
+        super().__init__([self.picture, self.caption], layout={"align_items": "flex-start", "flex": "0 0 auto"})
+
+    def show(self, images: Tensor, text: str = "") -> None:
+        """Images (n, 1, h, w) in rows of `columns`, and HTML text."""
+        large = tile(images, self.columns).repeat(self.zoom, 0).repeat(self.zoom, 1)
+        buffer = io.BytesIO()
+        plt.imsave(buffer, large, cmap="gray", vmin=0, vmax=1, format="png")
+        self.picture.value, self.caption.value = buffer.getvalue(), text
+
+
+def explore(answer: Callable[..., tuple[Tensor, str]], *controls: widgets.ValueWidget, columns: int = 1, zoom: int = 8):
+    """Controls, and a screen that follows them: answer(*their values) -> images (n, 1, h, w), text."""
+    screen = Screen(columns, zoom)
+
+    def follow(_=None) -> None:
+        screen.show(*answer(*(control.value for control in controls)))
+
+    for control in controls:
+        control.observe(follow, "value")
+    follow()
+    return widgets.HBox([widgets.VBox(controls), screen])
+
+
+def read_aloud(classifier: Classifier, x: Tensor) -> str:
+    """What the classifier reads in an image (1, 1, 28, 28), and how sure it is, as HTML."""
+    require_floats("1 1 28 28", x=x)
+    confidence, digit = class_probabilities(classifier, x)[0].max(0)
+    return f"read as a {digit}<br>{confidence:.0%} sure"
+
+
+def answer_time(control: widgets.ValueWidget, values: Iterable) -> float:
+    """Least seconds between a control's taking a value and the end of what follows from it; it is then put back.
+
+    Raises ValueError for no values.
+    """
+    values = list(values)
+    require_whole(**{"len(values)": len(values)})
+    before, seconds = control.value, []
+    for value in values:
+        started = time.perf_counter()
+        control.value = value
+        seconds.append(time.perf_counter() - started)
+    control.value = before
+    return min(seconds)  # what else the machine does can only add to it
+
+
+class WholeFigure(go.FigureWidget):
+    """A plotly figure that the browser first hears of when it is whole.
+
+    A FigureWidget is announced empty and filled by messages, which a browser that takes more than two seconds to read
+    plotly never gets: in a box such a figure stays empty (plotly.py, issue 4998).
+    """
+
+    def __init__(self, data: list, layout: dict):
+        super().__init__(data, layout)
+        super().open()
+
+    def open(self) -> None:
+        """Not yet: this is called before data and layout are in."""
+
+
+def latent_map(position: np.ndarray, images: Tensor, labels: np.ndarray, values: np.ndarray) -> widgets.HBox:
+    """A map of images by position (n, 2), coloured by label; the one under the mouse is shown with label and value.
+
+    images (n, 1, h, w); labels (n,); values (n,): log p(x) in nats. Raises TypeError or ValueError where these do not
+    fit together.
+    """
+    require_floats("n 1 h w", images=images)
+    require_rows(len(images), position=position, labels=labels, values=values)
+    screen = Screen()
+    layout = {"width": 640, "height": 560, "hovermode": "closest", "margin": dict.fromkeys("lrb", 10) | {"t": 40}}
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    clouds = [
+        go.Scatter(
+            x=position[rows, 0],
+            y=position[rows, 1],
+            customdata=rows,
+            text=[f"log p(x) = {value:.1f} nats" for value in values[rows]],
+            name=str(labels[rows[0]]),
+            mode="markers",
+            marker_size=5,
+            hoverinfo="name+text",
+        )
+        for rows in groups
+    ]
+    layout |= {"xaxis_visible": False, "yaxis_visible": False, "yaxis_scaleanchor": "x"}
+    figure = WholeFigure(clouds, layout | {"template": "plotly_white", "legend_title": "digit"})
+
+    def hover(trace, points, _) -> None:
+        for row in trace.customdata[points.point_inds]:
+            screen.show(images[row : row + 1], f"digit {labels[row]}<br>log p(x) = {values[row]:.1f} nats")
+
+    for cloud in figure.data:
+        cloud.on_hover(hover)
+    screen.show(images[:1], "hover over a point")
+    return widgets.HBox([figure, screen])
+
+
+def rasterize(strokes: Iterable[Iterable[tuple[float, float]]], thickness: float = 2.2) -> Tensor:
+    """Strokes of a pen as an image made like MNIST's, (1, 1, 28, 28): in a box of 20 pixels, centred by its mass.
+
+    A stroke is a list of points (x, y), with y downwards and in any unit; a lone point is a dot. thickness: in
+    pixels. LeCun et al. 1998, "Gradient-based learning applied to document recognition", section III.A. Raises
+    ValueError without points, for points that are not finite, and for a thickness that does not fit the box.
+    """
+    if not 0 < thickness < 20:
+        raise ValueError(f"thickness is {thickness}: give pixels, more than 0 and less than 20")
+    lines = [torch.as_tensor(np.array(list(stroke), float)) for stroke in strokes]
+    lines = [torch.cat([line[:1], line]) for line in lines if len(line)]  # so that a dot is a line, too
+    if not lines or not all(line.shape[1:] == (2,) and line.isfinite().all() for line in lines):
+        raise ValueError(f"strokes is {strokes!r}: give at least one list of finite points (x, y)")
+    points = torch.cat(lines)
+    low, high = points.amin(0), points.amax(0)
+    scale = (20 - thickness) / (high - low).max().clamp(min=1e-9)
+    starts, ends = (
+        torch.cat([(line[part] - (low + high) / 2) * scale for line in lines])
+        for part in (slice(0, -1), slice(1, None))
+    )
+    axis = torch.arange(28.0, dtype=torch.float64) - 13.5
+    pixels = torch.cartesian_prod(axis, axis).flip(1)  # (784, 2): x and y of each, row by row
+
+    def ink(origin: Tensor) -> Tensor:
+        """The distance of each pixel from the nearest line decides how much of it is covered: (784,)."""
+        along, beyond = ends - starts, (pixels + origin)[:, None] - starts  # (lines, 2), (784, lines, 2)
+        length = along.square().sum(1).clamp(min=1e-12)
+        nearest = starts + ((beyond * along).sum(2) / length).clamp(0, 1)[..., None] * along
+        distance = ((pixels + origin)[:, None] - nearest).norm(dim=2).amin(1)
+        return (thickness / 2 + 0.5 - distance).clamp(0, 1)
+
+    drawn = ink(torch.zeros(2, dtype=torch.float64))
+    return ink(drawn @ pixels / drawn.sum()).float().view(1, 1, 28, 28)
+
+
+class DrawingPad(widgets.HBox):
+    """A canvas to draw on with mouse or finger; after each stroke answer(x (1, 1, 28, 28)) -> images, text is shown."""
+
+    def __init__(self, answer: Callable[[Tensor], tuple[Tensor, str]], columns: int = 2, size: int = 280):
+        require_whole(size=size)
+        self.answer, self.size, self.strokes, self.down = answer, size, [], False
+        self.canvas, self.screen = Canvas(width=size, height=size), Screen(columns, zoom=6)
+        clear = widgets.Button(description="clear")
+        clear.on_click(lambda _: self.clear())
+        self.canvas.on_mouse_down(self.press)
+        self.canvas.on_mouse_move(self.move)
+        self.canvas.on_mouse_up(self.lift)
+        self.canvas.on_mouse_out(self.lift)
+        self.canvas.on_touch_start(lambda touches: self.press(*touches[0]))
+        self.canvas.on_touch_move(lambda touches: self.move(*touches[0]))
+        self.canvas.on_touch_end(lambda touches: self.lift())
+        self.clear()
+        super().__init__([widgets.VBox([self.canvas, clear]), self.screen])
+
+    def press(self, x: float, y: float) -> None:
+        """Begin a stroke."""
+        self.down = True
+        self.strokes.append([(x, y)])
+
+    def move(self, x: float, y: float) -> None:
+        """Draw on, if a stroke has begun."""
+        if self.down:
+            self.canvas.stroke_line(*self.strokes[-1][-1], x, y)
+            self.strokes[-1].append((x, y))
+
+    def lift(self, *_) -> None:
+        """End the stroke, and answer."""
+        if self.down:
+            self.down = False
+            self.screen.show(*self.answer(rasterize(self.strokes)))
+
+    def clear(self) -> None:
+        """Start again."""
+        self.strokes.clear()
+        self.canvas.fill_style, self.canvas.stroke_style = "black", "white"
+        self.canvas.line_width, self.canvas.line_cap = self.size / 13, "round"
+        self.canvas.fill_rect(0, 0, self.size, self.size)
+        self.screen.show(torch.zeros(1, 1, 28, 28), "draw a digit")
