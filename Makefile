@@ -14,7 +14,7 @@ run: .venv/installed     ## execute every notebook and write the report; no comm
 	$(BIN)/python -m study run --jobs $(JOBS) $(NOTEBOOKS)
 
 quick: .venv/installed   ## a minute: lint, and the unit tests, which start no process, kernel or browser
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/unit
 
 test: test-code test-notebooks ## ten minutes with trained models: all tests, and every notebook re-executed with nbval
@@ -47,7 +47,7 @@ refresh: .venv/installed ## execute in place, from nothing: the stored outputs a
 	$(BIN)/python -m study refresh --jobs $(JOBS) $(NOTEBOOKS)
 
 lint: .venv/installed    ## tidy code and notebooks
-	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/lint-imports
 
 hooks: .venv/installed   ## for contributors: tidy at each commit, and readable diffs of notebooks
 	$(BIN)/pre-commit install

@@ -1,166 +1,142 @@
-"""Latent Digits: what the notebooks share."""
+"""The door: what the notebooks use, in the order in which one meets it. Nothing is defined here.
 
-from latent_digits.checks import not_finite as not_finite
-from latent_digits.checks import require_between as require_between
-from latent_digits.checks import require_choice as require_choice
-from latent_digits.checks import require_finite as require_finite
-from latent_digits.checks import require_floats as require_floats
-from latent_digits.checks import require_images as require_images
-from latent_digits.checks import require_labels as require_labels
-from latent_digits.checks import require_positive as require_positive
-from latent_digits.checks import require_posterior as require_posterior
-from latent_digits.checks import require_rows as require_rows
-from latent_digits.checks import require_same_shape as require_same_shape
-from latent_digits.checks import require_whole as require_whole
-from latent_digits.data import SOURCES as SOURCES
-from latent_digits.data import Data as Data
-from latent_digits.data import balanced_subset as balanced_subset
-from latent_digits.data import one_per_class as one_per_class
-from latent_digits.data import random_affine as random_affine
-from latent_digits.data import read_digits as read_digits
-from latent_digits.data import thin as thin
-from latent_digits.densities import bernoulli_log_likelihood as bernoulli_log_likelihood
-from latent_digits.densities import bernoulli_log_mass as bernoulli_log_mass
-from latent_digits.densities import draw_posterior as draw_posterior
-from latent_digits.densities import elbo_terms as elbo_terms
-from latent_digits.densities import gaussian_log_density as gaussian_log_density
-from latent_digits.densities import gaussian_log_likelihood as gaussian_log_likelihood
-from latent_digits.densities import kl_divergence as kl_divergence
-from latent_digits.densities import kl_per_dimension as kl_per_dimension
-from latent_digits.densities import reparameterize as reparameterize
-from latent_digits.em import MOST_COLUMNS as MOST_COLUMNS
-from latent_digits.em import Frame as Frame
-from latent_digits.em import Gaussians as Gaussians
-from latent_digits.em import JointDensity as JointDensity
-from latent_digits.em import Sums as Sums
-from latent_digits.em import cholesky as cholesky
-from latent_digits.em import congruence as congruence
-from latent_digits.em import count_monomials as count_monomials
-from latent_digits.em import expectation_step as expectation_step
-from latent_digits.em import gram as gram
-from latent_digits.em import in_parts as in_parts
-from latent_digits.em import maximization_step as maximization_step
-from latent_digits.em import maximize_likelihood as maximize_likelihood
-from latent_digits.em import monomials as monomials
-from latent_digits.em import multiply as multiply
-from latent_digits.em import pairs_of as pairs_of
-from latent_digits.em import safe_cholesky as safe_cholesky
-from latent_digits.em import split_widest as split_widest
-from latent_digits.em import sums_of_monomials as sums_of_monomials
-from latent_digits.em import whitener as whitener
-from latent_digits.em import whitening as whitening
-from latent_digits.em import with_monomials as with_monomials
-from latent_digits.figures import GAP as GAP
-from latent_digits.figures import image_rows as image_rows
-from latent_digits.figures import plot_history as plot_history
-from latent_digits.figures import show_images as show_images
-from latent_digits.figures import tile as tile
-from latent_digits.latents import LatentConfig as LatentConfig
-from latent_digits.latents import LatentRun as LatentRun
-from latent_digits.latents import LatentTrainer as LatentTrainer
-from latent_digits.latents import NaturalGradient as NaturalGradient
-from latent_digits.latents import RowAdam as RowAdam
-from latent_digits.latents import climb as climb
-from latent_digits.latents import fit_latents as fit_latents
-from latent_digits.latents import infer_latents as infer_latents
-from latent_digits.latents import latent_elbo as latent_elbo
-from latent_digits.latents import latent_terms as latent_terms
-from latent_digits.latents import pca_posterior as pca_posterior
-from latent_digits.latents import require_codes as require_codes
-from latent_digits.latents import require_step as require_step
-from latent_digits.latents import train_latents as train_latents
-from latent_digits.log_prob import LogProb as LogProb
-from latent_digits.log_prob import anneal as anneal
-from latent_digits.log_prob import annealed_log_prob as annealed_log_prob
-from latent_digits.log_prob import draw_log_weights as draw_log_weights
-from latent_digits.log_prob import hamiltonian_move as hamiltonian_move
-from latent_digits.log_prob import importance_log_prob as importance_log_prob
-from latent_digits.log_prob import log_mean_weight as log_mean_weight
-from latent_digits.log_prob import log_power_sums as log_power_sums
-from latent_digits.log_prob import log_weight as log_weight
-from latent_digits.log_prob import value_and_gradient as value_and_gradient
-from latent_digits.metrics import active_dimensions as active_dimensions
-from latent_digits.metrics import class_consistency as class_consistency
-from latent_digits.metrics import class_probabilities as class_probabilities
-from latent_digits.metrics import class_share as class_share
-from latent_digits.metrics import frechet_distance as frechet_distance
-from latent_digits.metrics import judge as judge
-from latent_digits.metrics import picture_quality as picture_quality
-from latent_digits.mixture import FittedPrior as FittedPrior
-from latent_digits.mixture import GaussianMixture as GaussianMixture
-from latent_digits.mixture import fit_prior as fit_prior
-from latent_digits.mixture import informative_latents as informative_latents
-from latent_digits.mnist import MNIST_MD5 as MNIST_MD5
-from latent_digits.mnist import DamagedFile as DamagedFile
-from latent_digits.mnist import answer_of as answer_of
-from latent_digits.mnist import download as download
-from latent_digits.mnist import fetch_mnist as fetch_mnist
-from latent_digits.mnist import import_datasets as import_datasets
-from latent_digits.mnist import md5_of as md5_of
-from latent_digits.mnist import read_mnist as read_mnist
-from latent_digits.networks import VAE as VAE
-from latent_digits.networks import Classifier as Classifier
-from latent_digits.networks import Network as Network
-from latent_digits.networks import PixelUpscale as PixelUpscale
-from latent_digits.networks import build as build
-from latent_digits.networks import conv_vae as conv_vae
-from latent_digits.networks import mlp_vae as mlp_vae
-from latent_digits.networks import without_encoder as without_encoder
-from latent_digits.precision import DTYPES as DTYPES
-from latent_digits.precision import fast_bfloat16 as fast_bfloat16
-from latent_digits.random import make_generator as make_generator
-from latent_digits.random import seeded as seeded
-from latent_digits.training import CURVE_SIZE as CURVE_SIZE
-from latent_digits.training import Objective as Objective
-from latent_digits.training import Run as Run
-from latent_digits.training import TrainConfig as TrainConfig
-from latent_digits.training import Trainer as Trainer
-from latent_digits.training import VAEConfig as VAEConfig
-from latent_digits.training import both_sides as both_sides
-from latent_digits.training import classification_objective as classification_objective
-from latent_digits.training import copy_weights as copy_weights
-from latent_digits.training import evaluate as evaluate
-from latent_digits.training import fit as fit
-from latent_digits.training import in_batches as in_batches
-from latent_digits.training import make_schedule as make_schedule
-from latent_digits.training import train as train
-from latent_digits.training import vae_objective as vae_objective
-from study.cache import KEEPING as KEEPING
-from study.cache import as_lists as as_lists
-from study.cache import cached as cached
-from study.cache import code_behind as code_behind
-from study.cache import decides_nothing as decides_nothing
-from study.cache import decisive as decisive
-from study.cache import decisive_definitions as decisive_definitions
-from study.cache import definitions as definitions
-from study.cache import key_of as key_of
-from study.cache import one_at_a_time as one_at_a_time
-from study.cache import recall as recall
-from study.cache import references as references
-from study.cache import run_key as run_key
-from study.cache import run_or_recall as run_or_recall
-from study.cache import source_hash as source_hash
-from study.cache import source_of as source_of
-from study.cache import write_in_turn as write_in_turn
-from study.cache import write_whole as write_whole
-from study.recipes import fit_classifier as fit_classifier
-from study.recipes import fit_conv_latents as fit_conv_latents
-from study.recipes import fit_conv_vae as fit_conv_vae
-from study.recipes import fit_mlp_vae as fit_mlp_vae
-from study.recipes import fit_vae as fit_vae
-from study.recipes import load_data as load_data
-from study.report import Report as Report
-from study.report import show_source as show_source
-from study.report import show_value as show_value
-from study.settings import PROJECT as PROJECT
-from study.settings import Settings as Settings
-from study.settings import choose_device as choose_device
-from study.settings import choose_dtype as choose_dtype
-from study.widgets import DrawingPad as DrawingPad
-from study.widgets import Screen as Screen
-from study.widgets import WholeFigure as WholeFigure
-from study.widgets import answer_time as answer_time
-from study.widgets import explore as explore
-from study.widgets import latent_map as latent_map
-from study.widgets import rasterize as rasterize
-from study.widgets import read_aloud as read_aloud
+Whoever comes in by it has shapes and types of the course checked: an argument that does not fit
+is refused by its name, with what it is and what it must be.
+"""
+
+# ruff: noqa: I001
+from jaxtyping import install_import_hook
+
+with install_import_hook(
+    [  # not the mixture, which has scikit-learn's checks, and whose steps are short
+        "latent_digits.data",
+        "latent_digits.densities",
+        "latent_digits.networks",
+        "latent_digits.training",
+        "latent_digits.optimizers",
+        "latent_digits.latents",
+        "latent_digits.log_prob",
+        "latent_digits.prior",
+        "latent_digits.metrics",
+        "latent_digits.figures",
+        "study.widgets",
+    ],
+    "beartype.beartype",
+):
+    # how a notebook runs, and what it leaves
+    from study.settings import (
+        Settings as Settings,
+    )
+    from study.recipes import (
+        load_data as load_data,
+        begin as begin,
+        fit_classifier as fit_classifier,
+        fit_conv_vae as fit_conv_vae,
+        fit_mlp_vae as fit_mlp_vae,
+        fit_vae as fit_vae,
+        fit_conv_latents as fit_conv_latents,
+    )
+    from study.cache import (
+        recall as recall,
+    )
+    from study.report import (
+        Report as Report,
+        show_source as show_source,
+    )
+
+    # the course
+    from latent_digits.random import (
+        make_generator as make_generator,
+    )
+    from latent_digits.data import (
+        Data as Data,
+        balanced_subset as balanced_subset,
+        one_per_class as one_per_class,
+    )
+    from latent_digits.densities import (
+        Posterior as Posterior,
+        GaussianLikelihood as GaussianLikelihood,
+        gaussian_log_likelihood as gaussian_log_likelihood,
+        gaussian_log_density as gaussian_log_density,
+        bernoulli_log_likelihood as bernoulli_log_likelihood,
+        kl_divergence as kl_divergence,
+        kl_per_dimension as kl_per_dimension,
+        reparameterize as reparameterize,
+    )
+    from latent_digits.networks import (
+        Classifier as Classifier,
+        conv_vae as conv_vae,
+        mlp_vae as mlp_vae,
+        without_encoder as without_encoder,
+        build as build,
+    )
+    from latent_digits.training import (
+        TrainConfig as TrainConfig,
+        VAEConfig as VAEConfig,
+        classification_objective as classification_objective,
+        vae_objective as vae_objective,
+        fit as fit,
+        Trainer as Trainer,
+        evaluate_splits as evaluate_splits,
+        evaluate as evaluate,
+        in_batches as in_batches,
+    )
+    from latent_digits.optimizers import (
+        NaturalGradient as NaturalGradient,
+        RowAdam as RowAdam,
+    )
+    from latent_digits.latents import (
+        latent_terms as latent_terms,
+        latent_elbo as latent_elbo,
+        pca_posterior as pca_posterior,
+        infer_latents as infer_latents,
+        LatentConfig as LatentConfig,
+        fit_latents as fit_latents,
+        LatentTrainer as LatentTrainer,
+    )
+    from latent_digits.log_prob import (
+        importance_log_prob as importance_log_prob,
+        draw_log_weights as draw_log_weights,
+        log_weight as log_weight,
+        log_mean_weight as log_mean_weight,
+        Annealing as Annealing,
+        annealed_log_prob as annealed_log_prob,
+        anneal as anneal,
+        hamiltonian_move as hamiltonian_move,
+    )
+    from latent_digits.em import (
+        quadratic_features as quadratic_features,
+        expectation_step as expectation_step,
+        maximization_step as maximization_step,
+    )
+    from latent_digits.mixture import (
+        GaussianMixture as GaussianMixture,
+    )
+    from latent_digits.prior import (
+        FittedPrior as FittedPrior,
+        informative_latents as informative_latents,
+        fit_prior as fit_prior,
+    )
+    from latent_digits.metrics import (
+        features_and_probabilities as features_and_probabilities,
+        class_probabilities as class_probabilities,
+        class_consistency as class_consistency,
+        class_share as class_share,
+        active_dimensions as active_dimensions,
+        frechet_distance as frechet_distance,
+        image_quality as image_quality,
+    )
+    from latent_digits.figures import (
+        plot_history as plot_history,
+        show_images as show_images,
+        image_rows as image_rows,
+    )
+
+    # to play with
+    from study.widgets import (
+        explore as explore,
+        describe_prediction as describe_prediction,
+        latent_map as latent_map,
+        rasterize as rasterize,
+        DrawingPad as DrawingPad,
+    )

@@ -29,19 +29,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import helpers as h
+from study import cache
+from study.settings import PROJECT
 
 ORDER = ("02", "03", "01", "06", "05", "04")  # as in the Makefile
 UNITS = {"flop": (1e12, 2), "float32 (s)": (1, 0), "bfloat16 (s)": (1, 0)}  # what is kept, and its unit and digits
 PASSES = dict(zip(("flop", "float32", "bfloat16"), UNITS, strict=True))
 INFERENCE, REST = "inference on images", "rest"
 PARTS = {  # the functions and methods in which each is at work
-    "training": "Trainer.run_epoch Trainer.visit LatentTrainer.run_epoch LatentTrainer.visit",
+    "training": "Trainer.run_epoch Trainer.training_step LatentTrainer.run_epoch LatentTrainer.training_step",
     "curves": "Trainer.measure LatentTrainer.measure",
     "sampling": "importance_log_prob annealed_log_prob draw_log_weights anneal hamiltonian_move",
-    INFERENCE: "infer_latents in_batches evaluate latent_elbo judge VAE.encode VAE.decode_logits Classifier.features "
-    "Classifier.forward",
+    INFERENCE: "infer_latents in_batches evaluate latent_elbo features_and_probabilities VAE.encode "
+    "VAE.decode_logits Classifier.features Classifier.forward",
     "mixture": "GaussianMixture.fit GaussianMixture.score_samples GaussianMixture.predict GaussianMixture.sample "
-    "GaussianMixture.predict_proba expectation_step maximization_step monomials",
+    "GaussianMixture.predict_proba expectation_step maximization_step quadratic_features",
 }
 EVERY_EPOCH = "Trainer.run_epoch Trainer.measure LatentTrainer.measure"  # the same operations in each of a training
 
@@ -154,6 +156,7 @@ def start(counting: bool) -> Meter:
     meter.spent[REST][0] = time.time() - psutil.Process().create_time()
     ours = ("helpers", "latent_digits", "study")
     meter.watch(*(module for name, module in list(sys.modules.items()) if name.partition(".")[0] in ours))
+    cache.IMPORTED.update(cache.as_imported())  # results of what is watched are kept as they would be without
     h.Report.check = lambda *_, **__: None
     return meter
 
@@ -202,7 +205,7 @@ def in_format(environ: Mapping[str, str], dtype: str) -> dict[str, str]:
 
 def notebooks() -> list[Path]:
     """All notebooks, in the order in which `make run` begins them."""
-    return [path for number in ORDER for path in (h.PROJECT / "notebooks").glob(f"{number}_*.ipynb")]
+    return [path for number in ORDER for path in (PROJECT / "notebooks").glob(f"{number}_*.ipynb")]
 
 
 def measure(kind: str, environ: Mapping[str, str], paths: Iterable[Path]) -> dict[str, dict[str, float]]:

@@ -36,6 +36,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import arithmetic
 
 import helpers as h
+from latent_digits.precision import fast_bfloat16
+from study.files import atomic_write
+from study.settings import PROJECT
 
 
 @dataclass(frozen=True)
@@ -294,7 +297,7 @@ def full_run(dtype: str) -> dict:
         environ = full_scale() | {"CACHE": f"{folder}/cache", "OUTPUT": f"{folder}/figures"}
         environ = arithmetic.in_format(environ, dtype)
         start, peak = time.perf_counter(), 0.0
-        process = psutil.Popen(["make", "run"], cwd=h.PROJECT, env=environ, stdout=subprocess.DEVNULL)
+        process = psutil.Popen(["make", "run"], cwd=PROJECT, env=environ, stdout=subprocess.DEVNULL)
         while process.poll() is None:
             peak = max([peak, *(peak_memory(member.pid) for member in process.children(recursive=True))])
             time.sleep(0.5)
@@ -318,7 +321,7 @@ def grow(side: str, argument: str, sizes: list[int], label: str, repeats: int) -
 
 def formats() -> list[str]:
     """The number formats that this machine is fast in."""
-    return list(FORMATS[: 1 + h.fast_bfloat16(torch.device("cpu"))])
+    return list(FORMATS[: 1 + fast_bfloat16(torch.device("cpu"))])
 
 
 def machine() -> dict:
@@ -415,7 +418,7 @@ def limits(found: dict) -> str:
 
 def write(found: dict, folder: Path) -> None:
     """results.json and the two figures."""
-    h.write_whole(folder / "results.json", (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
+    atomic_write(folder / "results.json", (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
     for name, draw, part in (("ratios", draw_ratios, found["rows"]), ("growth", draw_growth, found["growth"])):
         if part:
             figure = draw(part)
@@ -433,7 +436,7 @@ def main() -> None:
     )
     passes = ["flop", *formats()]
     parser.add_argument("--passes", nargs="*", default=passes, choices=passes, help="over the arithmetic")
-    parser.add_argument("--output", type=Path, default=h.PROJECT / "report" / "bench")
+    parser.add_argument("--output", type=Path, default=PROJECT / "report" / "bench")
     arguments = parser.parse_args()
     h.load_data("mnist")  # says at once where it is missing, and fetches it where it can
     path, found = arguments.output / "results.json", {"rows": [], "growth": {}, "run": {}, "arithmetic": {}}

@@ -26,20 +26,21 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 import helpers as h
+from latent_digits.mnist import read_mnist
+from latent_digits.networks import VAE, Network
+from study.settings import PROJECT, choose_dtype
 
 Side = tuple[Callable[[], None], Callable[[], float]]
 
 
 def dtype() -> str:
     """The format in which this process multiplies: as DTYPE says, else the fastest."""
-    return h.choose_dtype(os.environ.get("DTYPE"), "cpu")
+    return choose_dtype(os.environ.get("DTYPE"), "cpu")
 
 
-def build(factory: Callable[..., h.Network], *args, seed: int = 0, **options) -> h.Network:
-    """The project's network, in that format, laid out in memory as `fit` does."""
-    model = h.build(factory, *args, seed=seed, **options).to(memory_format=torch.channels_last)
-    model.dtype = dtype()
-    return model
+def build(factory: Callable[..., Network], *args, seed: int = 0, **options) -> Network:
+    """The project's network, in that format."""
+    return h.build(factory, *args, seed=seed, dtype=dtype(), **options)
 
 
 def autocast() -> torch.autocast:
@@ -49,12 +50,32 @@ def autocast() -> torch.autocast:
 
 def mnist_root() -> Path:
     """The folder that load_data looks for MNIST in."""
-    return h.PROJECT / (os.environ.get("MNIST_ROOT") or "data")
+    return PROJECT / (os.environ.get("MNIST_ROOT") or "data")
+
+
+def import_datasets():
+    """torchvision.datasets, also where torchvision's compiled part does not fit this torch.
+
+    The wheel on PyPI wants CUDA; beside a CPU-only torch its import stops at operators that no
+    dataset uses. Declaring them, without an implementation, lets the rest load.
+    """
+    try:
+        from torchvision import datasets
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        from torchvision import datasets
+
+        datasets.declared_operators = library  # the declarations last as long as this object
+    return datasets
 
 
 def mnist_dataset(train: bool, *transforms):
     """MNIST as a torchvision dataset, each image made a tensor when it is asked for."""
-    datasets = h.import_datasets()
+    datasets = import_datasets()
     from torchvision.transforms import Compose, ToTensor
 
     return datasets.MNIST(mnist_root(), train=train, transform=Compose([ToTensor(), *transforms]))
@@ -196,7 +217,7 @@ def cnn_ours() -> Side:
 
     Two epochs of one cycle are enough, which is known from trials on these test images.
     """
-    data = h.Data("mnist", *h.read_mnist(mnist_root()))
+    data = h.Data("mnist", *read_mnist(mnist_root()))
     config = h.TrainConfig(epochs=2)
     seeds, reached = itertools.count(), []
 
@@ -242,7 +263,7 @@ def plain_cnn_step(model: PlainCNN, optimizer: torch.optim.Optimizer, x: Tensor,
 
 def cnn_peer() -> Side:
     """The usual network and loop: Adadelta, batches of 64, a rate that falls by 0.7 per epoch, a test after each."""
-    h.import_datasets()  # or torchvision may not load
+    import_datasets()  # or torchvision may not load
     from torchvision.transforms import Normalize
 
     train_set, test_set = (mnist_dataset(train, Normalize((0.1307,), (0.3081,))) for train in (True, False))
@@ -279,7 +300,7 @@ def cnn_peer() -> Side:
 SIGMA = 0.4
 
 
-def fitted_vae() -> tuple[h.VAE, Tensor]:
+def fitted_vae() -> tuple[VAE, Tensor]:
     """Notebook 02's VAE after two epochs, and 200 test images."""
     data = h.load_data("mnist")
     return h.fit_conv_vae(data, h.Settings(quick=True, dtype=dtype())).model, data.test_x[:200]
@@ -336,16 +357,16 @@ def log_prob_peer() -> Side:
 STEPS, VISITED = 100, 48
 
 
-def latents_of_all() -> tuple[h.Data, h.VAE, tuple[Tensor, Tensor], Iterator[Tensor]]:
+def latents_of_all() -> tuple[h.Data, VAE, tuple[Tensor, Tensor], Iterator[Tensor]]:
     """All images, a decoder, the start of their codes, and batches of rows."""
-    data = h.Data("mnist", *h.read_mnist(mnist_root()))
+    data = h.Data("mnist", *read_mnist(mnist_root()))
     start = h.pca_posterior(data.train_x[:5_000], 200, SIGMA)(data.train_x)
     order = torch.randperm(len(data.train_x), generator=h.make_generator(0))
     model = h.without_encoder(build(h.conv_vae, seed=0))
     return data, model, start, itertools.cycle(order.split(VISITED))
 
 
-def elbo_of_first(model: h.VAE, data: h.Data, mu: Tensor, logvar: Tensor) -> float:
+def elbo_of_first(model: VAE, data: h.Data, mu: Tensor, logvar: Tensor) -> float:
     """Mean elbo in nats of the images that were visited first."""
     order = torch.randperm(len(data.train_x), generator=h.make_generator(0))[:2_000]
     model.eval()
@@ -358,14 +379,14 @@ def latents_ours() -> Side:
     codes = torch.cat(start, 1)
     config = h.LatentConfig()
     # one sample of q a step, as the peer takes, in place of two: half the rate, as the gradient is noisier
-    simple = {"antithetic": False, "code_rate": config.code_rate / 2, "one_cycle": False, "settling_steps": 0}
-    config = replace(config, **simple, learning_rate=1e-3)
+    simple = {"antithetic": False, "code_learning_rate": config.code_learning_rate / 2}
+    config = replace(config, **simple, one_cycle=False, refining_steps=0, learning_rate=1e-3)
     trainer = h.LatentTrainer(model, codes, h.NaturalGradient(codes), data, config, h.make_generator(0))
 
     def steps() -> None:
         model.train()
         for batch in itertools.islice(batches, STEPS):
-            trainer.visit(batch)
+            trainer.training_step(batch)
 
     return steps, lambda: elbo_of_first(model, data, *codes.chunk(2, dim=1))
 
@@ -401,7 +422,7 @@ def samples(columns: str) -> np.ndarray:
     """20,000 samples of 15 columns that depend on each other, or 1,000 of others."""
     generator = h.make_generator(0)
     if columns == "784 pixels":
-        return h.read_mnist(mnist_root())[0][:1000].flatten(1).double().numpy() * 255
+        return read_mnist(mnist_root())[0][:1000].flatten(1).double().numpy() * 255
     if columns == "15 columns":
         mixing = torch.randn(15, 15, generator=generator, dtype=torch.float64)
         return (torch.randn(20_000, 15, generator=generator, dtype=torch.float64) @ mixing).numpy()
@@ -489,8 +510,8 @@ def step_ours(batch_size: int = 48, latent_size: int = 200) -> Side:
     trainer = h.Trainer(model, h.vae_objective, data, h.VAEConfig(batch_size=batch_size), h.make_generator(0))
     batch = torch.arange(batch_size)
     with FlopCounterMode(display=False) as counter:
-        trainer.visit(batch)
-    return lambda: [trainer.visit(batch) for _ in range(20)], lambda: 20 * counter.get_total_flops() / 1e9
+        trainer.training_step(batch)
+    return lambda: [trainer.training_step(batch) for _ in range(20)], lambda: 20 * counter.get_total_flops() / 1e9
 
 
 def step_peer() -> Side:
@@ -534,7 +555,7 @@ def grow_codes(images: int) -> Side:
     config, generator = h.LatentConfig(one_cycle=False, snapshots=()), h.make_generator(0)
     trainer = h.LatentTrainer(model, codes, h.NaturalGradient(codes), made_up(images), config, generator)
     batches = itertools.cycle(torch.randperm(images, generator=generator).split(VISITED)[:-1])
-    return lambda: [trainer.visit(next(batches)) for _ in range(STEPS)], lambda: math.nan
+    return lambda: [trainer.training_step(next(batches)) for _ in range(STEPS)], lambda: math.nan
 
 
 def grow_samples(samples: int) -> Side:

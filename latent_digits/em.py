@@ -1,4 +1,8 @@
-"""Expectation and maximisation of a mixture of Gaussians, on tensors."""
+"""Expectation and maximisation (EM) of a mixture of Gaussians, on tensors of float64.
+
+Dempster, Laird and Rubin 1977; Bishop 2006, section 9.2.2. Where columns are few, a step is one
+matrix product over all components, of samples' quadratic features: 1, u_i and u_i u_j.
+"""
 
 import functools
 import math
@@ -7,18 +11,23 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from scipy.linalg.lapack import dtrtri
 from torch import Tensor
 
-from latent_digits.checks import require_floats
+MOST_COLUMNS = 48  # of a block whose quadratic features are worth their cost
+MOST_KEPT = 2**27  # features (1 GiB), which are then not computed anew in each iteration
 
-MOST_COLUMNS = 48  # of a block whose monomials are worth their cost
+
+Array = Tensor | np.ndarray
+Part = tuple[Tensor, Tensor | None]  # some samples u (g, n, b), and their features
 
 
 class Gaussians(NamedTuple):
-    """A mixture of K Gaussians over d = g b dimensions that are independent between g blocks of b. float64.
+    """A mixture of K Gaussians over d = g b dimensions, independent between g blocks of b.
 
-    Full covariances are one block of d dimensions, diagonal ones d blocks of 1: the same code serves both.
+    Full covariances are one block of d dimensions, diagonal ones d blocks of 1: the same code
+    serves both.
     """
 
     weights: Tensor  # (K,), positive, their sum is 1
@@ -26,8 +35,8 @@ class Gaussians(NamedTuple):
     covariances: Tensor  # (K, g, b, b)
 
 
-def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """a (..., m, b) @ b (..., b, b); a diagonal b may be given as (..., 1, b), which is many times faster."""
+def multiply(a: Array, b: Array) -> Array:
+    """a (..., m, b) @ b (..., b, b); a diagonal b may be given as (..., 1, b), which is faster."""
     return a * b if b.shape[-2] == 1 else a @ b
 
 
@@ -37,29 +46,33 @@ def congruence(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gram(v: np.ndarray) -> Tensor:
-    """v^T v: (..., n, b) -> (..., b, b). By numpy, which knows a matrix beside its own transpose: half the work."""
+    """v^T v: (..., n, b) -> (..., b, b).
+
+    By numpy, which knows a matrix beside its own transpose: half the work.
+    """
     with np.errstate(over="ignore", invalid="ignore"):  # as in torch
-        transposed = v.swapaxes(-1, -2)
-        return torch.from_numpy((v * v).sum(-2, keepdims=True) if v.shape[-1] == 1 else transposed @ v)
+        if v.shape[-1] == 1:
+            return torch.from_numpy((v * v).sum(-2, keepdims=True))
+        return torch.from_numpy(v.swapaxes(-1, -2) @ v)
 
 
-class Frame(NamedTuple):
-    """Coordinates u = (x - mean) forward, block by block, of points (g, n, b); x = u backward + mean."""
+class Whitening(NamedTuple):
+    """Coordinates u = (x - mean) forward, block by block, of points; x = u backward + mean."""
 
     mean: Tensor  # (g, 1, b)
     forward: Tensor  # (g, b, b), or (g, 1, b) where each column is only scaled
     backward: Tensor  # as forward
 
-    def enter(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:
         """x (g, n, b) -> u (g, n, b)."""
         return multiply(x - self.mean, self.forward)
 
     def transform(self, mixture: Gaussians) -> Gaussians:
         """A mixture over x as the mixture over u."""
-        means = self.enter(mixture.means.transpose(0, 1)).transpose(0, 1)
+        means = self.apply(mixture.means.transpose(0, 1)).transpose(0, 1)
         return Gaussians(mixture.weights, means, congruence(mixture.covariances, self.forward))
 
-    def restore(self, mixture: Gaussians) -> Gaussians:
+    def invert(self, mixture: Gaussians) -> Gaussians:
         """A mixture over u as the mixture over x."""
         means = (multiply(mixture.means.transpose(0, 1), self.backward) + self.mean).transpose(0, 1)
         return Gaussians(mixture.weights, means, congruence(mixture.covariances, self.backward))
@@ -71,45 +84,51 @@ class Frame(NamedTuple):
         return torch.linalg.slogdet(self.backward).logabsdet.sum()
 
 
-def whitening(mean: Tensor, covariance: Tensor) -> Frame:
-    """The frame that takes a distribution of mean (g, 1, b) and covariance (g, b, b) to mean 0 and covariance I.
+def fit_whitening(mean: Tensor, covariance: Tensor) -> Whitening:
+    """What takes a distribution of mean (g, 1, b) and covariance (g, b, b) to mean 0, covariance I.
 
-    Blocks too wide for monomials are only scaled, to variances of 1: what is computed from u itself needs no more.
-    Constant columns stay as they are.
+    Blocks too wide for quadratic features are only scaled, to variances of 1: what is computed from
+    u itself needs no more. Constant columns stay as they are.
     """
-    deviation = covariance.diagonal(dim1=1, dim2=2).sqrt()  # (g, b)
-    scale = torch.where(deviation > 0, deviation, 1.0)  # first each column by itself: units may differ by any factor
+    std = covariance.diagonal(dim1=1, dim2=2).sqrt()  # (g, b)
+    # first each column by itself: units may differ by any factor
+    scale = torch.where(std > 0, std, 1.0)
     if not 1 < covariance.shape[1] <= MOST_COLUMNS:
-        return Frame(mean, 1 / scale[:, None, :], scale[:, None, :])
-    values, axes = torch.linalg.eigh(covariance / (scale[:, :, None] * scale[:, None, :]))  # (g, b), (g, b, b)
-    roots = values.clamp(min=1e-14).sqrt()[:, None, :]  # clamped where columns are constant or depend on others
-    return Frame(mean, axes / roots / scale[:, :, None], (axes * roots).mT * scale[:, None, :])
+        return Whitening(mean, 1 / scale[:, None, :], scale[:, None, :])
+    correlation = covariance / (scale[:, :, None] * scale[:, None, :])
+    values, axes = torch.linalg.eigh(correlation)  # (g, b), (g, b, b)
+    # clamped where columns are constant or depend on others
+    roots = values.clamp(min=1e-14).sqrt()[:, None, :]
+    return Whitening(mean, axes / roots / scale[:, :, None], (axes * roots).mT * scale[:, None, :])
 
 
 @functools.cache
 def pairs_of(block: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows and columns (pairs,) of a block's upper triangle, and where each entry of a block is among these (b, b)."""
+    """Rows and columns (pairs,) of a block's upper triangle, and each entry's place (b, b)."""
     i, j = torch.triu_indices(block, block)
     place = torch.empty(block, block, dtype=torch.long)
     place[i, j] = place[j, i] = torch.arange(len(i))
     return i, j, place
 
 
-def monomials(u: Tensor, alike: bool = False) -> Tensor:
-    """1, every u_i, and within blocks every u_i u_j with i <= j: (g, n, b) -> (n, 1 + g b + g b (b + 1) / 2).
+def quadratic_features(
+    u: Float64[Tensor, "g n b"], alike: bool = False
+) -> Float64[Tensor, "n features"]:
+    """1, every u_i, and within blocks every u_i u_j with i <= j: 1 + g b + g b (b + 1) / 2 columns.
 
-    alike: all blocks have the same covariance, and of their products u_i u_j the sums suffice.
+    The sufficient statistics of a Gaussian. alike: all blocks have the same covariance, and of
+    their products u_i u_j the sums suffice.
     """
-    require_floats("g n b", finite=False, u=u)
     x = u.transpose(0, 1)  # (n, g, b)
-    pairs = torch.cat([x[:, :, i : i + 1] * x[:, :, i:] for i in range(x.shape[2])], 2)  # as torch.triu_indices
+    products = [x[:, :, i : i + 1] * x[:, :, i:] for i in range(x.shape[2])]
+    pairs = torch.cat(products, 2)  # (n, g, pairs), as torch.triu_indices
     if alike:
         pairs = pairs.sum(1)
-    return torch.cat([torch.ones_like(x[:, 0, :1]), x.flatten(1), pairs.flatten(1)], 1)  # 1, g b and g pairs columns
+    return torch.cat([torch.ones_like(x[:, 0, :1]), x.flatten(1), pairs.flatten(1)], 1)
 
 
 def cholesky(matrices: Tensor) -> tuple[Tensor, bool]:
-    """Lower factors (..., b, b), and whether there are not any. By numpy's LAPACK, which is the faster one."""
+    """Lower factors (..., b, b), and whether there are none. numpy's LAPACK is the faster one."""
     if matrices.shape[-1] == 1:
         return matrices.sqrt(), not (matrices > 0).all()
     try:
@@ -124,7 +143,11 @@ def whitener(factors: Tensor) -> Tensor:
         return factors.reciprocal()
     if factors.shape[-1] > MOST_COLUMNS:
         upper = [factor.T for factor in factors.flatten(0, -3).numpy()]  # in the order of LAPACK
-        return torch.from_numpy(np.stack([dtrtri(factor)[0].T for factor in upper])).view_as(factors).mT
+        return (
+            torch.from_numpy(np.stack([dtrtri(factor)[0].T for factor in upper]))
+            .view_as(factors)
+            .mT
+        )
     identity = torch.eye(factors.shape[-1], dtype=factors.dtype)
     return torch.linalg.solve_triangular(factors, identity, upper=False).mT
 
@@ -134,17 +157,19 @@ def safe_cholesky(covariances: Tensor) -> Tensor:
     factors, failed = cholesky(covariances)
     if failed:
         raise ValueError(
-            "a component's covariance is singular, as its samples coincide or lie in a plane: "
-            "raise reg_covar, lower n_components, or drop constant and dependent columns"
+            "covariances must be positive definite, got a singular one, as a component's samples "
+            "coincide or lie in a plane: raise reg_covar, lower n_components, or drop constant and "
+            "dependent columns"
         )
     return factors
 
 
 class JointDensity:
-    """log weights_k N(u; means_k, covariances_k) as a function of u: a linear one of monomials(u).
+    """log weights_k N(u; means_k, covariances_k) as a function of u: linear in its features.
 
-    `narrow` lists the components so narrow beside their distance from zero that, among their own samples, squares
-    would cancel to an error of a millionth or more; near them, the density is computed from u itself.
+    `narrow` lists the components so narrow beside their distance from zero that, among their own
+    samples, squares would cancel to an error of a millionth or more; near them, the density is
+    computed from u itself.
     """
 
     def __init__(self, mixture: Gaussians):
@@ -155,9 +180,10 @@ class JointDensity:
 
     @functools.cached_property
     def squares(self) -> Tensor:
-        """A bound on the terms u_i P_ij u_j, which only meet within a block: |P_ij| is at most sqrt(P_ii P_jj). (K,)"""
+        """A bound (K,) on the terms u_i P_ij u_j within blocks, as |P_ij| <= sqrt(P_ii P_jj)."""
         precisions = self.whiteners.square().sum(3)  # their diagonals, (K, g, b)
-        squares = self.mixture.means.square() + self.mixture.covariances.diagonal(dim1=2, dim2=3)  # (K, g, b)
+        variances = self.mixture.covariances.diagonal(dim1=2, dim2=3)  # (K, g, b)
+        squares = self.mixture.means.square() + variances
         return (precisions * squares).sqrt().sum(2).square().sum(1)
 
     @functools.cached_property
@@ -167,7 +193,7 @@ class JointDensity:
 
     @functools.cached_property
     def coefficients(self) -> Tensor:
-        """Of the monomials, (K, 1 + ...)."""
+        """Of the features, (K, 1 + ...)."""
         precisions = multiply(self.whiteners, self.whiteners.mT)  # (K, g, b, b)
         linear = multiply(self.mixture.means[..., None, :], precisions).squeeze(2)  # (K, g, b)
         constant = self.peak - 0.5 * (linear * self.mixture.means).sum((1, 2))
@@ -176,22 +202,24 @@ class JointDensity:
         return torch.cat([constant[:, None], linear.flatten(1), quadratic.flatten(1)], 1)
 
     def apart(self, features: Tensor | None) -> Iterable[int]:
-        """The components that monomials do not serve: the narrow ones, or all, where there are none."""
+        """The components that features do not serve: narrow ones, or all, where there are none."""
         return range(len(self.peak)) if features is None else self.narrow
 
     def __call__(self, u: Tensor, features: Tensor | None) -> Tensor:
-        """u (g, n, b) and its monomials -> (n, K)."""
+        """u (g, n, b) and its features -> (n, K)."""
         count = len(self.peak)
         if features is None:
             result = u.new_empty(count, u.shape[1])  # (K, n)
-        else:  # if blocks are alike, so are their coefficients, and the first block's serve the sums over blocks
+        else:  # of blocks that are alike, the first one's coefficients serve the sums over blocks
             result = self.coefficients[:, : features.shape[1]] @ features.T  # (K, n)
             # below that a component has no responsibility, to the last digit, errors included
             reach = result.amax(0) - 750 - 1e-14 * self.squares.max() if self.narrow else None
         for k in self.apart(features):
             near = slice(None) if features is None else np.flatnonzero(~(result[k] < reach))
-            white = multiply(u.numpy()[:, near] - self.mixture.means[k, :, None].numpy(), self.whiteners[k].numpy())
-            result[k, near] = self.peak[k] - 0.5 * torch.from_numpy(np.einsum("gnb,gnb->n", white, white))
+            offset = u.numpy()[:, near] - self.mixture.means[k, :, None].numpy()
+            white = multiply(offset, self.whiteners[k].numpy())
+            squares = torch.from_numpy(np.einsum("gnb,gnb->n", white, white))
+            result[k, near] = self.peak[k] - 0.5 * squares
         return result.T
 
 
@@ -204,28 +232,34 @@ class Sums(NamedTuple):
     origins: Tensor  # (K, g, b)
 
     def add(self, k: int, responsibility: Tensor, u: Tensor) -> None:
-        """Samples u (g, n, b) to the sums of component k, which has `responsibility` (n,) for them."""
-        some = responsibility.numpy().nonzero()[0]  # where dimensions are many, few have more than zero
-        own, offset = responsibility.numpy()[some], u.numpy()[:, some] - self.origins[k, :, None].numpy()  # (g, n, b)
+        """Samples u (g, n, b) to the sums of component k, by its `responsibility` (n,)."""
+        # where dimensions are many, few have more than zero
+        some = responsibility.numpy().nonzero()[0]
+        own = responsibility.numpy()[some]
+        offset = u.numpy()[:, some] - self.origins[k, :, None].numpy()  # (g, n, b)
         self.counts[k] += own.sum()
         self.first[k] += torch.from_numpy(own @ offset)
         offset *= np.sqrt(own)[:, None]
         self.second[k] += gram(offset)
 
 
-def sums_of_monomials(sums: Tensor, groups: int, block: int) -> Sums:
-    """Sums of responsibilities * monomials (K, 1 + ...), taken apart."""
-    first = sums[:, 1 : 1 + groups * block].unflatten(1, (groups, block))  # (K, g b) -> (K, g, b)
-    pairs = sums[:, 1 + groups * block :].unflatten(1, (-1, block * (block + 1) // 2))  # (K, g or 1, pairs)
-    pairs = (pairs * (pairs.shape[1] / groups)).expand(-1, groups, -1)  # a sum over blocks, to each its share
+def sums_of_features(sums: Tensor, groups: int, block: int) -> Sums:
+    """Sums of responsibilities * features (K, 1 + ...), taken apart."""
+    linear, products = sums[:, 1 : 1 + groups * block], sums[:, 1 + groups * block :]
+    first = linear.unflatten(1, (groups, block))  # (K, g b) -> (K, g, b)
+    pairs = products.unflatten(1, (-1, block * (block + 1) // 2))  # (K, g or 1, pairs)
+    # a sum over blocks, to each its share
+    pairs = (pairs * (pairs.shape[1] / groups)).expand(-1, groups, -1)
     return Sums(sums[:, 0], first, pairs[..., pairs_of(block)[2]], torch.zeros_like(first))
 
 
-def expectation_step(parts: Iterable[tuple[Tensor, Tensor | None]], mixture: Gaussians) -> tuple[Tensor, Sums]:
+def expectation_step(
+    parts: Iterable[tuple[Tensor, Tensor | None]], mixture: Gaussians
+) -> tuple[Tensor, Sums]:
     """The E step: log p(u) (n,), and for each component the sums that the M step needs.
 
-    parts: (u, monomials(u) or None), some samples each. Sums are about zero or, for components that are computed apart,
-    their means.
+    parts: (u, its features or None), some samples each. Sums are about zero or, for components that
+    are computed apart, their means.
     """
     log_joint, log_p, sums = JointDensity(mixture), [], 0
     own = Sums(*(torch.zeros_like(values) for values in mixture), mixture.means)
@@ -241,7 +275,7 @@ def expectation_step(parts: Iterable[tuple[Tensor, Tensor | None]], mixture: Gau
         for k in log_joint.apart(features):
             own.add(k, responsibilities[:, k], u)
     if features is not None:
-        sums = sums_of_monomials(sums, *mixture.means.shape[1:])
+        sums = sums_of_features(sums, *mixture.means.shape[1:])
         for k in log_joint.narrow:
             for total, part in zip(sums, own, strict=True):
                 total[k] = part[k]
@@ -250,13 +284,14 @@ def expectation_step(parts: Iterable[tuple[Tensor, Tensor | None]], mixture: Gau
 
 
 def maximization_step(sums: Sums, mixture: Gaussians, regularize: Callable) -> Gaussians:
-    """The M step: the mixture that maximises the expected log-likelihood, its covariances regularised.
+    """The M step: the mixture that maximises the expected log-likelihood, regularised.
 
     A component that holds less than a tenth of a sample keeps its shape.
     """
     counts = sums.counts.clamp(min=10 * torch.finfo(sums.counts.dtype).eps)
     shift = sums.first / counts[:, None, None]
-    covariances = (sums.second / counts[:, None, None, None]).addcmul_(shift[..., None], shift[..., None, :], value=-1)
+    covariances = sums.second / counts[:, None, None, None]
+    covariances.addcmul_(shift[..., None], shift[..., None, :], value=-1)
     means, covariances, dead = sums.origins + shift, regularize(covariances), counts <= 0.1
     means[dead], covariances[dead] = mixture.means[dead], mixture.covariances[dead]
     return Gaussians(counts / counts.sum(), means, covariances)
@@ -281,37 +316,45 @@ def split_widest(mixture: Gaussians, dead: int) -> Gaussians:
     return Gaussians(weights / weights.sum(), means, covariances)
 
 
-def count_monomials(u: Tensor) -> int:
-    """The most columns of monomials(u)."""
+def count_features(u: Tensor) -> int:
+    """The most columns of quadratic_features(u)."""
     return 1 + u.shape[0] * (u.shape[2] + u.shape[2] * (u.shape[2] + 1) // 2)
 
 
-def with_monomials(u: Tensor, alike: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """u (g, n, b) in parts, each with its monomials, which fit the processor's cache (2 MiB)."""
-    for part in u.split(max(16, 2**18 // count_monomials(u)), dim=1):
-        yield part, monomials(part, alike)
+def with_features(u: Tensor, alike: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    """u (g, n, b) in parts, each with its features, which fit the processor's cache (2 MiB)."""
+    for part in u.split(max(16, 2**18 // count_features(u)), dim=1):
+        yield part, quadratic_features(part, alike)
 
 
-def in_parts(u: Tensor, components: int, alike: bool = False) -> Iterable[tuple[Tensor, Tensor | None]]:
-    """u (g, n, b) in parts, with their monomials, or without, where these cost more than they save.
+def in_parts(
+    u: Tensor, components: int, alike: bool = False
+) -> Iterable[tuple[Tensor, Tensor | None]]:
+    """u (g, n, b) in parts, with their features, or without, where these cost more than they save.
 
-    A sample has b^2 / 2 of them, which serve all components at once: few columns or many components pay for that.
+    A sample has b^2 / 2 of them, which serve all components at once: few columns or many components
+    pay for that.
     """
     if u.shape[2] <= max(1, min(MOST_COLUMNS, 3 * components)):
-        return with_monomials(u, alike)
+        return with_features(u, alike)
     return ((part, None) for part in u.split(max(1024, 2**18 // u.shape[2]), dim=1))
 
 
-def maximize_likelihood(u, mixture: Gaussians, regularize: Callable, tol, max_iter: int, keep=2**27, alike=False):
-    """Expectation and maximisation from `mixture`, until the mean of log p(u) rises by less than `tol`.
+def maximize_likelihood(
+    u: Tensor,
+    mixture: Gaussians,
+    regularize: Callable[[Tensor], Tensor],
+    tol: float,
+    max_iter: int,
+    alike: bool = False,
+) -> tuple[Gaussians, list[float], bool]:
+    """EM from `mixture`, until the mean of log p(u) rises by less than `tol`.
 
-    u: (g, n, b). alike: `regularize` makes blocks so. Returns the mixture, the mean log-likelihood before each
-    iteration, and whether it converged.
-    Monomials are kept between iterations where they are less than `keep` numbers (1 GiB).
-    Dempster, Laird and Rubin 1977; Bishop 2006, section 9.2.2.
+    u: (g, n, b). alike: `regularize` makes blocks so. Returns the mixture, the mean log-likelihood
+    before each iteration, and whether it converged.
     """
-    count = len(mixture.means)
-    kept = list(in_parts(u, count, alike)) if u.shape[1] * count_monomials(u) < keep else None
+    count, few = len(mixture.means), u.shape[1] * count_features(u) < MOST_KEPT
+    kept = list(in_parts(u, count, alike)) if few else None
     lower_bounds, settled = [-math.inf], False
     while not settled and len(lower_bounds) <= max_iter:
         log_p, sums = expectation_step(kept or in_parts(u, count, alike), mixture)

@@ -1,25 +1,37 @@
 """Figures: curves, and rows of images."""
 
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
-from latent_digits.checks import require_choice, require_floats, require_whole
+from latent_digits.checks import require_choice, require_finite, require_whole
 
 
 def plot_history(
-    ax: plt.Axes, history: pd.DataFrame, term: str, label: str, sign: float = 1, log: bool = False
+    ax: plt.Axes,
+    history: pd.DataFrame,
+    term: str,
+    label: str,
+    sign: Real = 1,
+    log: bool = False,
 ) -> None:
-    """Training (solid) and validation (dashed) curves of one term against the epoch. ValueError for an unknown term."""
-    require_choice([name.removeprefix("train_") for name in history if name.startswith("train_")], term=term)
-    ax.plot(history.index, sign * history[f"train_{term}"], color="C0", label="training")
-    ax.plot(history.index, sign * history[f"validation_{term}"], "--", color="C1", label="validation")
+    """Training (solid) and validation (dashed) curves of one term against the epoch.
+
+    Raises ValueError for an unknown term.
+    """
+    known = [name.removeprefix("train_") for name in history if name.startswith("train_")]
+    require_choice(known, term=term)
+    for split, style, color in (("train", "-", "C0"), ("validation", "--", "C1")):
+        values = sign * history[f"{split}_{term}"]
+        ax.plot(history.index, values, style, color=color, label=split.replace("train", "training"))
     ax.set(xlabel="epoch", ylabel=label)
     if log:
         ax.set_yscale("log")
@@ -33,42 +45,45 @@ def plot_history(
 GAP = 2  # white pixels between the images of a grid
 
 
-def tile(images: Tensor, columns: int) -> np.ndarray:
-    """Arrange images (n, 1, h, w) row by row in one picture with white gaps: 2-D array.
-
-    Raises TypeError or ValueError for what is not images, and for columns < 1.
-    """
-    require_floats("n 1 h w", images=images)
+def tile(images: Float[Tensor, "n 1 h w"], columns: Integral) -> np.ndarray:
+    """Images row by row in one image with white gaps. Raises ValueError for columns < 1."""
+    require_finite(images=images)
     require_whole(columns=columns)
     images = F.pad(images.detach().cpu(), (0, GAP, 0, GAP), value=1.0)
     blank = torch.ones(-len(images) % columns, *images.shape[1:])
     grid = torch.cat([images, blank]).unflatten(0, (-1, columns))  # (rows, columns, 1, h, w)
-    picture = grid[:, :, 0].permute(0, 2, 1, 3).flatten(2).flatten(0, 1)  # (rows h, columns w)
-    return picture[:-GAP, :-GAP].numpy()
+    tiled = grid[:, :, 0].permute(0, 2, 1, 3).flatten(2).flatten(0, 1)  # (rows h, columns w)
+    return tiled[:-GAP, :-GAP].numpy()
 
 
-def show_images(ax: plt.Axes, images: Tensor, columns: int, title: str = "") -> None:
-    """Draw images (n, 1, h, w) as a grid, black on the figure's white gaps."""
+def show_images(
+    ax: plt.Axes, images: Float[Tensor, "n 1 h w"], columns: Integral, title: str = ""
+) -> None:
+    """Draw images as a grid, black on the figure's white gaps."""
     ax.imshow(tile(images, columns), cmap="gray", vmin=0, vmax=1)
     ax.set_axis_off()
     ax.set_title(title)
 
 
-def image_rows(rows: Mapping[str, Tensor], columns: Iterable[str] = (), scale: float = 0.75) -> plt.Figure:
-    """A figure with one labelled row of images (n, 1, h, w) per entry, and a label over each column.
+def image_rows(
+    rows: Mapping[str, Tensor], columns: Iterable = (), scale: Real = 0.75
+) -> plt.Figure:
+    """A figure with one labelled row of images (n, 1, h, w) per entry, and labels over columns.
 
-    Raises TypeError or ValueError for what is not images, and for no rows at all.
+    Raises ValueError for no rows at all.
     """
     require_whole(**{"len(rows)": len(rows)})
     count = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(len(rows), 1, figsize=(scale * count + 1, scale * len(rows)), squeeze=False)
+    size = (scale * count + 1, scale * len(rows))
+    figure, axes = plt.subplots(len(rows), 1, figsize=size, squeeze=False)
     for ax, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
         ax.imshow(tile(images, len(images)), cmap="gray", vmin=0, vmax=1)
         ax.set_ylabel(label, rotation=0, ha="right", va="center")
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-    step = images.shape[-1] + GAP
-    axes[0, 0].set_xticks([step * i + images.shape[-1] / 2 for i, _ in enumerate(columns)], list(columns))
+    step, columns = images.shape[-1] + GAP, list(columns)
+    places = [step * i + images.shape[-1] / 2 for i in range(len(columns))]
+    axes[0, 0].set_xticks(places, columns)
     axes[0, 0].tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
     figure.subplots_adjust(hspace=0.06)
     return figure

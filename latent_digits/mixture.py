@@ -1,10 +1,8 @@
-"""The mixture as a scikit-learn estimator, and as a prior that is fitted to latents."""
+"""The mixture of Gaussians as a scikit-learn estimator."""
 
-import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -15,15 +13,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from latent_digits.checks import require_between, require_choice, require_floats, require_whole
-from latent_digits.densities import kl_per_dimension, reparameterize
+from latent_digits.checks import require_between, require_choice, require_whole
 from latent_digits.em import (
-    Frame,
     Gaussians,
     JointDensity,
     Sums,
+    Whitening,
     cholesky,
     congruence,
+    fit_whitening,
     gram,
     in_parts,
     maximization_step,
@@ -31,35 +29,35 @@ from latent_digits.em import (
     multiply,
     safe_cholesky,
     whitener,
-    whitening,
 )
-from latent_digits.random import make_generator
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):
     """A mixture of Gaussians, fitted by EM: a scikit-learn estimator.
 
-    p(x) = sum_k weights_[k] N(x; means_[k], covariances_[k]). The steps, the stopping rule and the start by "kmeans"
-    are those of scikit-learn's GaussianMixture, and so are the results, with one exception: a component that holds
-    less than a tenth of a sample keeps its shape, and where EM settles with such a dead one, it takes half of the
-    widest, if that turns out likelier. Coordinates whiten the data, so that scale and distance from zero cost no
-    digits. Where columns are few, a step is one matrix product over all components. Not here: tied covariances, warm
-    starts, precisions_.
+    p(x) = sum_k weights_[k] N(x; means_[k], covariances_[k]). The steps, the stopping rule and the
+    start by "kmeans" are those of scikit-learn's GaussianMixture, and so are the results, with one
+    exception: a component that holds less than a tenth of a sample keeps its shape, and where EM
+    settles with such a dead one, it takes half of the widest, if that turns out likelier.
+    Coordinates whiten the data, so that scale and distance from zero cost no digits. Not here: tied
+    covariances, warm starts, precisions_.
 
-    Speed beside scikit-learn's, on one thread of an AMD EPYC: 15 columns of 20,000 samples 3 times with K = 10, 7 to 9
-    times with 100 and more; K = 10 and 1,000 samples of 50 to 784 columns, constant ones among them, 1.1 to 1.5 times;
-    spherical covariances 1 to 1.4 times. It is slower where a step or a fit takes a few milliseconds (1,000 samples and
-    diagonal covariances 0.85 to 1, fits that settle at once 0.7).
+    Speed beside scikit-learn's, on one thread of an AMD EPYC: 15 columns of 20,000 samples 3 times
+    with K = 10, 7 to 9 times with 100 and more; K = 10 and 1,000 samples of 50 to 784 columns,
+    constant ones among them, 1.1 to 1.5 times; spherical covariances 1 to 1.4 times. It is slower
+    where a step or a fit takes a few milliseconds (1,000 samples and diagonal covariances 0.85 to
+    1, fits that settle at once 0.7).
 
-    n_components: K. covariance_type: "full" (K, d, d), "diag" (K, d) or "spherical" (K,). tol: of the mean
-    log-likelihood in nats, at which EM stops. reg_covar: added to every variance. max_iter, n_init: iterations of a
-    run, and runs, of which the best is kept. init_params: the first clustering, by "kmeans" (which itself starts from
-    k-means++), or by the nearest of K samples drawn by "k-means++" or uniformly, "random_from_data". weights_init (K,),
-    means_init (K, d), precisions_init (as covariance_type): a start of your own, in whole or in part.
+    n_components: K. covariance_type: "full" (K, d, d), "diag" (K, d) or "spherical" (K,). tol: of
+    the mean log-likelihood in nats, at which EM stops. reg_covar: added to every variance.
+    max_iter, n_init: iterations of a run, and runs, of which the best is kept. init_params: the
+    first clustering, by "kmeans" (which itself starts from k-means++), or by the nearest of K
+    samples drawn by "k-means++" or uniformly, "random_from_data". weights_init (K,), means_init
+    (K, d), precisions_init (as covariance_type): a start of your own, in whole or in part.
     random_state: seed.
 
-    After fit: weights_, means_, covariances_, converged_, n_iter_, lower_bounds_ (mean log-likelihood by iteration) and
-    lower_bound_, the last of them.
+    After fit: weights_, means_, covariances_, converged_, n_iter_, lower_bounds_ (mean
+    log-likelihood by iteration) and lower_bound_, the last of them.
     """
 
     def __init__(
@@ -90,37 +88,41 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X, y=None) -> "GaussianMixture":
-        """Fit to X (n, d). Raises ValueError for settings or data that cannot be fitted; y is not used."""
+        """Fit to X (n, d); y is not used. Raises ValueError for what cannot be fitted."""
         self._check_settings()
         X = validate_data(self, X, dtype=np.float64, order="C", ensure_min_samples=2)
         if len(X) < self.n_components:
             raise ValueError(
-                f"n_components is {self.n_components}, but X has n_samples = {len(X)}: "
-                "give at least one sample per component"
+                f"X must have at least n_components = {self.n_components} rows, "
+                f"got n_samples = {len(X)}"
             )
         x = self._blocks(X)
-        frame = self._frame(x)
-        best, bounds, self.converged_ = max(self._runs(X, frame.enter(x), frame), key=lambda run: run[1][-1])
-        log_volume = float(frame.log_volume())
+        whitening = self._whitening(x)
+        runs = self._runs(X, whitening.apply(x), whitening)
+        best, bounds, self.converged_ = max(runs, key=lambda run: run[1][-1])
+        log_volume = float(whitening.log_volume())
         self.lower_bounds_ = [bound - log_volume for bound in bounds]
         self.lower_bound_, self.n_iter_ = self.lower_bounds_[-1], len(bounds)
         if not self.converged_:
             warnings.warn(
-                f"the log-likelihood has not settled to tol={self.tol:g} in max_iter={self.max_iter} iterations: "
-                "raise max_iter or tol, or lower n_components",
+                f"the log-likelihood has not settled to tol={self.tol:g} in "
+                f"max_iter={self.max_iter} iterations: raise one of them, or lower n_components",
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        self._keep(frame.restore(best))
-        safe_cholesky(self._mixture().covariances)  # rounded to the numbers of x they must still be fit for use,
-        self._density()  # in samples as in densities
+        self._keep(whitening.invert(best))
+        # rounded to the numbers of x they must still be fit for use, in samples as in densities
+        safe_cholesky(self._mixture().covariances)
+        self._density()
         return self
 
-    def _runs(self, X: np.ndarray, u: Tensor, frame: Frame) -> Iterator[tuple[Gaussians, list[float], bool]]:
-        """What maximize_likelihood returns, over u, from n_init starts, or from the one that is given."""
+    def _runs(
+        self, X: np.ndarray, u: Tensor, whitening: Whitening
+    ) -> Iterator[tuple[Gaussians, list[float], bool]]:
+        """What maximize_likelihood returns, over u, from n_init starts, or the given one."""
         rng, given = check_random_state(self.random_state), self._given()
-        added = congruence(self.reg_covar * torch.eye(u.shape[2], dtype=u.dtype), frame.forward)
-
+        ridge = self.reg_covar * torch.eye(u.shape[2], dtype=u.dtype)
+        added = congruence(ridge, whitening.forward)
         alike = self.covariance_type == "spherical"
 
         def regularize(covariances: Tensor) -> Tensor:
@@ -131,9 +133,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         for _ in range(1 if len(given) == 3 else self.n_init):
             found = {}
             if len(given) < 3:
-                found = frame.restore(self._start(self._labels(X, rng), u, regularize))._asdict()
-            start = frame.transform(Gaussians(**found | given))
-            yield maximize_likelihood(u, start, regularize, self.tol, self.max_iter, alike=alike)
+                start = self._start(self._labels(X, rng), u, regularize)
+                found = whitening.invert(start)._asdict()
+            start = whitening.transform(Gaussians(**found | given))
+            yield maximize_likelihood(u, start, regularize, self.tol, self.max_iter, alike)
 
     def _check_settings(self) -> None:
         """Raise ValueError for a setting that makes no sense."""
@@ -147,23 +150,27 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         x = torch.tensor(X)
         return x[None] if self.covariance_type == "full" else x.T[:, :, None]
 
-    def _frame(self, x: Tensor) -> Frame:
-        """The frame that whitens x (g, n, b) as far as covariance_type sees it."""
+    def _whitening(self, x: Tensor) -> Whitening:
+        """What whitens x (g, n, b) as far as covariance_type sees it."""
         mean = x.mean(1, keepdim=True)
         covariance = gram((x - mean).numpy()) / x.shape[1]
         if not covariance.isfinite().all():
-            raise ValueError(f"X reaches {x.abs().max():.3g}: its squares overflow; scale it down")
+            raise ValueError(
+                f"X must not overflow when squared, got entries up to {x.abs().max():.3g}: scale it"
+            )
         if self.covariance_type == "spherical":
             covariance = covariance.mean(0, keepdim=True).expand_as(covariance)
         if self.covariance_type != "full":
-            # a usual value of each column becomes zero: where nearly all samples share it, their squares are exact
+            # a usual value of each column becomes zero: where nearly all samples share it, their
+            # squares are exact
             mean = x[:, :: max(1, x.shape[1] // 100)].median(1, keepdim=True).values
-        return whitening(mean, covariance)
+        return fit_whitening(mean, covariance)
 
     def _labels(self, X: np.ndarray, rng: np.random.RandomState) -> Tensor:
         """A first clustering of X (n, d): (n,), in 0 .. K - 1."""
         if self.init_params == "kmeans":
-            return torch.from_numpy(KMeans(self.n_components, n_init=1, random_state=rng).fit(X).labels_).long()
+            kmeans = KMeans(self.n_components, n_init=1, random_state=rng).fit(X)
+            return torch.from_numpy(kmeans.labels_).long()
         centred = X - X.mean(0)
         if self.init_params == "k-means++":
             _, chosen = kmeans_plusplus(centred, self.n_components, random_state=rng)
@@ -173,43 +180,61 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return torch.cdist(x, x[chosen]).argmin(1)
 
     def _start(self, labels: Tensor, u: Tensor, regularize: Callable) -> Gaussians:
-        """The M step for samples u (g, n, b) that belong to one component each; an empty one is as wide as the data."""
+        """The M step for samples u (g, n, b) of one component each.
+
+        An empty component is as wide as all samples.
+        """
         groups, block = u.shape[0], u.shape[2]
-        points, counts = u.transpose(0, 1), labels.bincount(minlength=self.n_components)  # (n, g, b), (K,)
+        points = u.transpose(0, 1)  # (n, g, b)
+        counts = labels.bincount(minlength=self.n_components)  # (K,)
         origins = points.new_zeros(len(counts), groups, block).index_add(0, labels, points)
         origins /= counts.clamp(min=1)[:, None, None]
-        offsets = (points - origins[labels])[labels.argsort()].transpose(0, 1)  # (g, n, b), one component after another
+        # (g, n, b), one component after another
+        offsets = (points - origins[labels])[labels.argsort()].transpose(0, 1)
         second = torch.stack([gram(own.numpy()) for own in offsets.split(counts.tolist(), dim=1)])
         identity = torch.eye(block, dtype=u.dtype).expand(len(counts), groups, -1, -1)
         sums = Sums(counts.to(u.dtype), torch.zeros_like(origins), second, origins)
-        return maximization_step(sums, Gaussians(counts / counts.sum(), origins, identity), regularize)
+        start = Gaussians(counts / counts.sum(), origins, identity)
+        return maximization_step(sums, start, regularize)
 
     def _given(self) -> dict[str, Tensor]:
         """What weights_init, means_init and precisions_init give of a mixture over x."""
         count, size = self.n_components, self.n_features_in_
-        shape = {"full": (count, size, size), "diag": (count, size), "spherical": (count,)}[self.covariance_type]
+        shapes = {"full": (count, size, size), "diag": (count, size), "spherical": (count,)}
+        shapes = {
+            "weights": (count,),
+            "means": (count, size),
+            "precisions": shapes[self.covariance_type],
+        }
         arrays = {}
-        for name, expected in {"weights": (count,), "means": (count, size), "precisions": shape}.items():
+        for name, expected in shapes.items():
             value = getattr(self, f"{name}_init")
             if value is not None:
                 value = arrays[name] = np.array(value, dtype=np.float64)
                 if value.shape != expected or not np.isfinite(value).all():
-                    raise ValueError(f"{name}_init has shape {value.shape}: give finite numbers of shape {expected}")
+                    raise ValueError(
+                        f"{name}_init must be finite, of shape {expected}, got shape {value.shape}"
+                    )
         given = {}
         if "weights" in arrays:
             given["weights"] = torch.from_numpy(arrays["weights"])
-            if given["weights"].min() <= 0 or not math.isclose(given["weights"].sum(), 1, abs_tol=1e-6):
-                raise ValueError(f"weights_init is {arrays['weights']}: give positive numbers whose sum is 1")
+            if given["weights"].min() <= 0 or not math.isclose(
+                given["weights"].sum(), 1, abs_tol=1e-6
+            ):
+                raise ValueError(
+                    f"weights_init must be positive numbers whose sum is 1, got {arrays['weights']}"
+                )
         if "means" in arrays:
             given["means"] = self._blocks(arrays["means"]).transpose(0, 1)
         if "precisions" in arrays:
             precisions = self._covariance_blocks(arrays["precisions"])
-            symmetric = torch.allclose(precisions, precisions.mT, rtol=1e-6, atol=1e-6 * float(precisions.abs().max()))
+            largest = float(precisions.abs().max())
+            symmetric = torch.allclose(precisions, precisions.mT, rtol=1e-6, atol=1e-6 * largest)
             factors, failed = cholesky((precisions + precisions.mT) / 2)
             if not symmetric or failed:
                 raise ValueError(
-                    "precisions_init has a matrix that is not symmetric and positive definite: "
-                    "give inverses of covariances"
+                    "precisions_init must be symmetric and positive definite, as inverses of "
+                    "covariances are, got a matrix that is not"
                 )
             roots = whitener(factors)
             given["covariances"] = multiply(roots, roots.mT)
@@ -227,31 +252,36 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.weights_, self.means_ = mixture.weights.numpy(), mixture.means.flatten(1).numpy()
         covariances = mixture.covariances.numpy()
         full = self.covariance_type == "full"
-        self.covariances_ = covariances[:, 0] if full else covariances[:, :, 0, 0]  # (K, d, d) or (K, d)
+        # (K, d, d) or (K, d)
+        self.covariances_ = covariances[:, 0] if full else covariances[:, :, 0, 0]
         if self.covariance_type == "spherical":
             self.covariances_ = self.covariances_.mean(1)
 
     def _mixture(self) -> Gaussians:
         """The fitted mixture over x."""
         means = self._blocks(self.means_).transpose(0, 1)
-        return Gaussians(torch.tensor(self.weights_), means, self._covariance_blocks(self.covariances_))
+        return Gaussians(
+            torch.tensor(self.weights_), means, self._covariance_blocks(self.covariances_)
+        )
 
     def _log_joint(self, X) -> Tensor:
         """log weights_k N(x; k) for what a user gives as X (n, d): (n, K)."""
         check_is_fitted(self)
-        x = self._blocks(validate_data(self, X, dtype=np.float64, order="C", reset=False))
-        frame, log_joint = self._density()
-        parts = in_parts(frame.enter(x), len(self.means_))
-        return torch.cat([log_joint(*part) for part in parts]) - frame.log_volume()
+        X = validate_data(self, X, dtype=np.float64, order="C", reset=False)
+        x = self._blocks(X)
+        whitening, log_joint = self._density()
+        parts = in_parts(whitening.apply(x), len(self.means_))
+        return torch.cat([log_joint(*part) for part in parts]) - whitening.log_volume()
 
-    def _density(self) -> tuple[Frame, JointDensity]:
-        """The frame that whitens the mixture itself, and the mixture's density in it."""
+    def _density(self) -> tuple[Whitening, JointDensity]:
+        """What whitens the mixture itself, and the mixture's density in these coordinates."""
         mixture = self._mixture()
         mean = torch.einsum("k,kgi->gi", mixture.weights, mixture.means)
         offset = mixture.means - mean
         spread = mixture.covariances + offset[..., :, None] * offset[..., None, :]
-        frame = whitening(mean[:, None], torch.einsum("k,kgij->gij", mixture.weights, spread))
-        return frame, JointDensity(frame.transform(mixture))
+        covariance = torch.einsum("k,kgij->gij", mixture.weights, spread)
+        whitening = fit_whitening(mean[:, None], covariance)
+        return whitening, JointDensity(whitening.transform(mixture))
 
     def score_samples(self, X) -> np.ndarray:
         """log p(x) in nats. (n, d) -> (n,)."""
@@ -276,17 +306,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def sample(self, n_samples=1) -> tuple[np.ndarray, np.ndarray]:
         """n samples (n, d) and the components they are of (n,), in the order of the components.
 
-        From random_state: the same at each call where that is a seed, new ones where it is a RandomState.
+        From random_state: the same at each call where that is a seed, new ones where it is a
+        RandomState.
         """
         check_is_fitted(self)
         require_whole(n_samples=n_samples)
         rng, mixture = check_random_state(self.random_state), self._mixture()
         counts = rng.multinomial(n_samples, self.weights_)
         eps = torch.from_numpy(rng.standard_normal((n_samples, self.n_features_in_)))
-        eps = eps.unflatten(1, mixture.means.shape[1:]).transpose(0, 1).split(counts.tolist(), 1)  # K x (g, count, b)
-        factors = safe_cholesky(mixture.covariances)
-        drawn = [mean[:, None] + e @ factor.mT for mean, e, factor in zip(mixture.means, eps, factors, strict=True)]
-        return torch.cat(drawn, 1).transpose(0, 1).flatten(1).numpy(), np.arange(len(counts)).repeat(counts)
+        eps = eps.unflatten(1, mixture.means.shape[1:]).transpose(0, 1)  # (g, n, b)
+        own = eps.split(counts.tolist(), 1)  # K x (g, count, b)
+        parts = zip(mixture.means, own, safe_cholesky(mixture.covariances), strict=True)
+        x = torch.cat([mean[:, None] + e @ factor.mT for mean, e, factor in parts], 1)
+        return x.transpose(0, 1).flatten(1).numpy(), np.arange(len(counts)).repeat(counts)
 
     def _num_parameters(self) -> int:
         """Free parameters: K - 1 weights, and each component's mean and covariance."""
@@ -295,84 +327,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return count * (size + shape + 1) - 1
 
     def bic(self, X) -> float:
-        """Bayesian information criterion on X, in nats times two: lower is better (Schwarz 1978)."""
+        """Bayesian information criterion on X in nats times two (Schwarz 1978)."""
         return -2 * self.score(X) * len(X) + self._num_parameters() * math.log(len(X))
 
     def aic(self, X) -> float:
         """Akaike's information criterion on X, in nats times two: lower is better (Akaike 1974)."""
         return -2 * self.score(X) * len(X) + 2 * self._num_parameters()
-
-
-@dataclass
-class FittedPrior:
-    """A mixture over the latents that carry information; the others keep N(0, 1)."""
-
-    mixture: GaussianMixture
-    informative: Tensor  # bool (d,)
-    generator: torch.Generator
-
-    def informative_part(self, z: Tensor) -> np.ndarray:
-        """What the mixture is a density of. z (n, d) -> (n, informative latents)."""
-        require_floats(f"n {len(self.informative)}", z=z)
-        return z[:, self.informative].cpu().double().numpy()
-
-    def complete(self, part: np.ndarray, others: Tensor) -> Tensor:
-        """The z (n, d) of which `part` is the informative part, with its other latents from `others` (n, d)."""
-        require_floats(f"n {len(self.informative)}", others=others)
-        if part.shape != (len(others), int(self.informative.sum())):
-            raise ValueError(f"part has shape {part.shape}: give it {(len(others), int(self.informative.sum()))}")
-        z = others.clone()
-        z[:, self.informative] = torch.from_numpy(part).to(z)
-        return z
-
-    def component_means(self) -> Tensor:
-        """The mean of every component as a z. (K, d)."""
-        zeros = torch.zeros(len(self.mixture.means_), len(self.informative), device=self.informative.device)
-        return self.complete(self.mixture.means_, zeros)
-
-    def sample(self, n: int, components: Iterable[int] | None = None) -> Tensor:
-        """n new draws in random order, (n, d); of some components only, in the proportions of their weights.
-
-        Raises ValueError for n < 1 and for components that are not there.
-        """
-        require_whole(n=n)
-        mixture = copy.copy(self.mixture)
-        if components is not None:
-            chosen, count = list(components), len(mixture.weights_)
-            if not chosen or not set(chosen) <= set(range(count)):
-                raise ValueError(f"components is {chosen}: give one or more from 0 to {count - 1}")
-            for name in ("weights_", "means_", "covariances_"):
-                setattr(mixture, name, getattr(mixture, name)[chosen])
-            mixture.weights_ = mixture.weights_ / mixture.weights_.sum()
-        drawn, _ = mixture.sample(n)  # in the order of the components
-        shuffled = drawn[torch.randperm(n, generator=self.generator).numpy()]
-        others = torch.randn(n, len(self.informative), generator=self.generator)
-        return self.complete(shuffled, others.to(self.informative.device))
-
-
-def informative_latents(mu: Tensor, logvar: Tensor) -> Tensor:
-    """The latents of q(z|x) that carry more than 0.1 nats on average, or the most of all: (N, d) -> bool (d,).
-
-    Raises TypeError or ValueError when shapes or types do not fit together, or entries are not finite.
-    """
-    require_floats("n d", mu=mu, logvar=logvar)
-    kl = kl_per_dimension(mu, logvar).mean(0)
-    return kl >= kl.max().clamp(max=0.1)
-
-
-def fit_prior(mu: Tensor, logvar: Tensor, n_components: int, seed: int = 0, draws: int = 1) -> FittedPrior:
-    """A Gaussian mixture fitted to the aggregate posterior (1/N) sum_i q(z|x_i), to be sampled in place of N(0, I).
-
-    mu and logvar: (N, d). Fitted, with full covariances, to `draws` draws from each q(z|x_i), over the
-    informative latents. seed: of these draws, of EM's start, and of all that is sampled. "Ex-post density
-    estimation" of Ghosh et al. 2020. Raises TypeError or ValueError for a q that is not finite, for draws < 1, and
-    for fewer draws in all than components.
-    """
-    require_whole(draws=draws)
-    require_floats("n d", mu=mu, logvar=logvar)
-    generator = make_generator(seed, mu.device)
-    z = torch.cat([reparameterize(mu, logvar, generator) for _ in range(draws)])
-    mixture = GaussianMixture(n_components, max_iter=500, random_state=np.random.RandomState(seed))
-    prior = FittedPrior(mixture, informative_latents(mu, logvar), make_generator(seed + 1))
-    mixture.fit(prior.informative_part(z))
-    return prior

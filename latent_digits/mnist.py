@@ -1,137 +1,107 @@
-"""MNIST's four files, fetched and verified."""
+"""MNIST's four files (LeCun et al. 1998), verified, and downloaded where they are missing."""
 
 import gzip
 import hashlib
-import http.client
-import queue
-import threading
-import time
-import urllib.request
-from collections.abc import Iterable
+import zlib
 from pathlib import Path
 
+import numpy as np
+import pooch
 import torch
 from torch import Tensor
 
-from study.cache import one_at_a_time, write_whole
-
-MNIST_MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+FILES = {  # the MD5 of each, and of what the mirrors have: the same, packed by gzip
+    "train-images-idx3-ubyte": (
+        "6bbc9ace898e44ae57da46a324031adb",
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    ),
+    "train-labels-idx1-ubyte": (
+        "a25bea736e30d166cdddb491f175f624",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+    ),
+    "t10k-images-idx3-ubyte": (
+        "2646ac647ad5339dbf082846283269ea",
+        "9fb629c4189551a2d022fa330f9573f3",
+    ),
+    "t10k-labels-idx1-ubyte": (
+        "27ae3e4e09519cfbb04c329615203637",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+    ),
 }
 
 
-class DamagedFile(OSError):
+class CorruptFileError(OSError):
     """A data file that is not what it should be."""
 
 
-def fetch_mnist(folder: Path) -> None:
-    """See that MNIST's four files are in `folder`, intact; download those that are missing.
-
-    Raises DamagedFile, which names the file, and OSError when no mirror delivers within five minutes, or when what it
-    delivers cannot be written.
-    """
-    mnist = import_datasets().MNIST
-    packed_md5 = dict(mnist.resources)
-    deadline = time.monotonic() + 300
-    for name, md5 in MNIST_MD5.items():
-        path = folder / name
-        found = md5_of(path)
-        if found is None:
-            urls = [f"{mirror}{name}.gz" for mirror in mnist.mirrors]
-            with one_at_a_time(path):
-                found = md5_of(path)  # another process may have brought it meanwhile
-                if found is None:
-                    content = gzip.decompress(download(urls, packed_md5[f"{name}.gz"], deadline))
-                    try:
-                        write_whole(path, content)
-                    except OSError as error:
-                        remedy = "make room, or set MNIST_ROOT to a folder that you may write to"
-                        raise OSError(f"{path} cannot be written ({error.strerror}): {remedy}") from error
-                    found = md5_of(path)
-        if found != md5:
-            raise DamagedFile(f"{path} is damaged (MD5 {found}, not {md5}): delete it, and it is downloaded anew")
-
-
-def md5_of(path: Path) -> str | None:
-    """The MD5 of a file, or None where there is none. Raises DamagedFile where it cannot be read."""
-    try:
-        return hashlib.md5(path.read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        remedy = "put a file there that you may read, or remove it, and it is downloaded anew"
-        raise DamagedFile(f"{path} cannot be read ({error.strerror}): {remedy}") from error
-
-
-def download(urls: Iterable[str], md5: str, deadline: float) -> bytes:
-    """The content with this MD5 from the first of `urls` that delivers it before `deadline` (time.monotonic()).
-
-    Raises OSError with what each mirror answered.
-    """
-    failures = []
-    for url in urls:
-        try:
-            content = answer_of(url, deadline - time.monotonic())
-            if hashlib.md5(content).hexdigest() == md5:
-                return content
-            failures.append(f"{url}: wrong content")
-        except (OSError, http.client.HTTPException) as error:
-            failures.append(f"{url}: {getattr(error, 'reason', error)}")
-    raise OSError("; ".join(failures))
-
-
-def answer_of(url: str, seconds: float) -> bytes:
-    """What `url` answers within `seconds`. Raises OSError or HTTPException, TimeoutError when it takes longer.
-
-    In a thread of its own: no trickle of bytes, in headers or in names' servers, can hold us longer than that.
-    """
-    answers = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(url, headers={"User-Agent": "latent-digits"})
-            with urllib.request.urlopen(request, timeout=10) as response:
-                answers.put(response.read())
-        except Exception as error:  # whatever it is, it is raised where somebody waits
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        answer = answers.get(timeout=max(0.0, seconds))
-    except queue.Empty:
-        raise TimeoutError("too slow") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def import_datasets():
-    """torchvision.datasets, also where torchvision's compiled part does not fit this torch.
-
-    The wheel on PyPI wants CUDA; beside a CPU-only torch its import stops at operators that no
-    dataset uses. Declaring them, without an implementation, lets the rest load.
-    """
-    try:
-        from torchvision import datasets
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        from torchvision import datasets
-
-        datasets.declared_operators = library  # the declarations last as long as this object
-    return datasets
-
-
 def read_mnist(root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All of MNIST: train_x (60000, 1, 28, 28), train_y (60000,), test_x (10000, 1, 28, 28), test_y (10000,)."""
+    """All of MNIST: train_x (60000, 1, 28, 28), train_y (60000,), test_x (10000, 1, 28, 28), test_y
+    (10000,).
+
+    root: the folder that has it in torchvision's layout, MNIST/raw/, packed or not; what is missing
+    is downloaded. Raises CorruptFileError, which names the file, and OSError where no mirror
+    delivers what is missing.
+    """
     arrays = []
-    for train in (True, False):
-        dataset = import_datasets().MNIST(root, train=train)
-        arrays += [dataset.data.unsqueeze(1).float() / 255, dataset.targets]
+    for name in FILES:
+        content = read_verified(root / "MNIST" / "raw", name)
+        if "images" in name:  # 16 bytes of header, then rows of pixels from 0 to 255
+            pixels = torch.from_numpy(
+                np.frombuffer(content, np.uint8, offset=16).reshape(-1, 1, 28, 28).copy()
+            )
+            arrays.append(pixels.float() / 255)
+        else:  # 8 bytes of header, then digits
+            arrays.append(
+                torch.from_numpy(np.frombuffer(content, np.uint8, offset=8).astype(np.int64))
+            )
     return tuple(arrays)
+
+
+def read_verified(folder: Path, name: str) -> bytes:
+    """The content of one file, from `name` or `name`.gz in the folder, else from a mirror."""
+    unfit = []
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.exists():
+            content, found = read_unpacked(path)
+            if found == FILES[name][0]:
+                return content
+            unfit.append(f"{path} ({found})")
+    if unfit:
+        remedy = (
+            "move it elsewhere, and it is downloaded, or set MNIST_ROOT to a folder that has MNIST"
+        )
+        raise CorruptFileError(f"{' and '.join(unfit)} must have MD5 {FILES[name][0]}: {remedy}")
+    return read_unpacked(download(folder, name))[0]
+
+
+def read_unpacked(path: Path) -> tuple[bytes, str]:
+    """A file's content, unpacked, and its MD5. Raises CorruptFileError where it cannot be read."""
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        return b"", f"not a gzip file: {error}"
+    except OSError as error:
+        raise CorruptFileError(
+            f"{path} must be a file that may be read, got: {error.strerror}"
+        ) from error
+    return content, hashlib.md5(content).hexdigest()
+
+
+def download(folder: Path, name: str) -> Path:
+    """The packed file, fetched into the folder, whole or not at all. Raises OSError with what
+    each mirror did.
+    """
+    pooch.get_logger().setLevel("WARNING")
+    fetch, failures = pooch.HTTPDownloader(progressbar=True, timeout=10), []
+    for mirror in MIRRORS:
+        try:
+            url, md5 = f"{mirror}{name}.gz", f"md5:{FILES[name][1]}"
+            return Path(pooch.retrieve(url, md5, fname=f"{name}.gz", path=folder, downloader=fetch))
+        except (OSError, ValueError) as error:  # ValueError: it is another file
+            failures.append(f"{mirror}: {error}")
+    raise OSError(f"{name} could not be downloaded to {folder} ({'; '.join(failures)})")

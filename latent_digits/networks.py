@@ -1,20 +1,24 @@
-"""The networks: a classifier, a convolutional VAE and a fully connected one."""
+"""The networks: a classifier, and VAEs (Kingma and Welling 2014), convolutional and not."""
 
 import itertools
 from collections.abc import Callable
+from numbers import Integral, Real
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from latent_digits.checks import require_between, require_floats, require_whole
+from latent_digits.checks import require_between, require_choice, require_finite, require_whole
+from latent_digits.densities import Posterior
+from latent_digits.precision import DTYPES
 from latent_digits.random import seeded
 
 
 class Network(nn.Module):
-    """A network that multiplies matrices and convolves in the format `dtype`, and returns float32."""
+    """A network that multiplies matrices in the format `dtype`, and returns float32."""
 
-    dtype = "float32"  # or "bfloat16"; `fit` sets it
+    dtype = "float32"  # or "bfloat16"; `build` sets it
 
     def compute(self, part: nn.Module, x: Tensor) -> Tensor:
         """part(x), in mixed precision where the format is not float32."""
@@ -25,15 +29,16 @@ class Network(nn.Module):
 
 
 class Classifier(Network):
-    """A small convolutional digit classifier. (batch, 1, 28, 28) -> logits (batch, 10)."""
+    """A small convolutional digit classifier: images to logits."""
 
-    def __init__(self, width: int = 16, feature_size: int = 128, dropout: float = 0.3):
+    def __init__(self, width: Integral = 16, feature_size: Integral = 128, dropout: Real = 0.3):
         super().__init__()
         require_whole(width=width, feature_size=feature_size)
         require_between(0, 1, dropout=dropout)
 
-        def block(inputs: int, outputs: int) -> list[nn.Module]:
-            return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        def block(inputs: Integral, outputs: Integral) -> list[nn.Module]:
+            convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+            return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
         self.body = nn.Sequential(
             *block(1, width),  # one layer at 28 x 28, where each costs most
@@ -50,12 +55,13 @@ class Classifier(Network):
         )
         self.head = nn.Linear(feature_size, 10)
 
-    def features(self, x: Tensor) -> Tensor:
-        """The penultimate features. (batch, 1, 28, 28) -> (batch, feature_size)."""
-        require_floats("n 1 28 28", x=x)
+    def features(self, x: Float[Tensor, "batch 1 28 28"]) -> Float[Tensor, "batch features"]:
+        """The penultimate features."""
+        require_finite(x=x)
         return self.compute(self.body, x)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch 1 28 28"]) -> Float[Tensor, "batch 10"]:
+        """Logits of the digits."""
         return self.compute(self.head, self.features(x))
 
 
@@ -66,50 +72,61 @@ class VAE(Network):
     decoder: (batch, d) -> (batch, 1, 28, 28).
     """
 
-    def __init__(self, encoder: nn.Module | None, decoder: nn.Module, latent_size: int):
+    def __init__(self, encoder: nn.Module | None, decoder: nn.Module, latent_size: Integral):
         super().__init__()
         self.encoder, self.decoder, self.latent_size = encoder, decoder, latent_size
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """q(z|x) as (mu, logvar), each (batch, d). Raises TypeError where there is no encoder, or as for bad input."""
+    def encode(self, x: Float[Tensor, "batch 1 28 28"]) -> Posterior:
+        """q(z|x). Raises TypeError without an encoder, ValueError for an x that is not finite."""
         if self.encoder is None:
-            raise TypeError("this model has no encoder: find q(z|x) with infer_latents(model.decode, x, ...)")
-        require_floats("n 1 28 28", x=x)
-        mu, logvar = self.compute(self.encoder, x).chunk(2, dim=1)  # (batch, 2 d) -> 2 x (batch, d)
-        return mu, logvar
+            raise TypeError(
+                "this model has no encoder: find q(z|x) with infer_latents(model.decode, x, ...)"
+            )
+        require_finite(x=x)
+        return Posterior(
+            *self.compute(self.encoder, x).chunk(2, dim=1)
+        )  # (batch, 2 d) -> 2 x (batch, d)
 
-    def decode_logits(self, z: Tensor) -> Tensor:
-        """(batch, d) -> logits of the pixels' means (batch, 1, 28, 28)."""
-        require_floats(f"n {self.latent_size}", finite=False, z=z)
+    def decode_logits(
+        self, z: Float[Tensor, "batch {self.latent_size}"]
+    ) -> Float[Tensor, "batch 1 28 28"]:
+        """Logits of the pixels' means."""
         return self.compute(self.decoder, z)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """The mean of p(x|z). (batch, d) -> x_hat (batch, 1, 28, 28), in [0, 1]."""
+    def decode(
+        self, z: Float[Tensor, "batch {self.latent_size}"]
+    ) -> Float[Tensor, "batch 1 28 28"]:
+        """The mean of p(x|z), in [0, 1]."""
         return torch.sigmoid(self.decode_logits(z))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """x_hat (batch, 1, 28, 28), decoded from the mean of q(z|x)."""
-        return self.decode(self.encode(x)[0])
+    def reconstruct(self, x: Float[Tensor, "batch 1 28 28"]) -> Float[Tensor, "batch 1 28 28"]:
+        """x_hat, decoded from the mean of q(z|x)."""
+        return self.decode(self.encode(x).mu)
 
 
 class PixelUpscale(nn.ConvTranspose2d):
-    """A transposed convolution to one channel, as a product with the kernels and a sum where their drawings overlap.
+    """A transposed convolution to one channel: a product with the kernels, summed where they meet.
 
-    (batch, c, h, w) -> (batch, 1, 2 h, 2 w), with kernels of 4 x 4 at a stride of 2. On a CPU torch's own is slow where
-    there is one channel to draw: with this one the decoder as a whole takes three quarters of the time.
+    (batch, c, h, w) -> (batch, 1, 2 h, 2 w), with kernels of 4 x 4 at a stride of 2. On a CPU
+    torch's own is slow where there is one channel to draw: with this one the decoder as a whole
+    takes three quarters of the time.
     """
 
-    def __init__(self, inputs: int):
+    def __init__(self, inputs: Integral):
         super().__init__(inputs, 1, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x drawn at twice the size."""
         drawn = x.flatten(2).mT @ self.weight.flatten(1)  # (batch, c, h, w) -> (batch, h w, 4 * 4)
         size = (2 * x.shape[2], 2 * x.shape[3])
-        return F.fold(drawn.mT, size, self.kernel_size, padding=self.padding, stride=self.stride) + self.bias
+        where = {"padding": self.padding, "stride": self.stride}
+        return F.fold(drawn.mT, size, self.kernel_size, **where) + self.bias
 
 
-def conv_vae(latent_size: int = 200, width: int = 16, hidden: int = 256, dropout: float = 0.1) -> VAE:
-    """The convolutional VAE: two strided convolutions and a refining one, mirrored in the decoder."""
+def conv_vae(
+    latent_size: Integral = 200, width: Integral = 16, hidden: Integral = 256, dropout: Real = 0.1
+) -> VAE:
+    """The convolutional VAE: two strided convolutions and one more, mirrored in the decoder."""
     require_whole(latent_size=latent_size, width=width, hidden=hidden)
     require_between(0, 1, dropout=dropout)
     encoder = nn.Sequential(
@@ -140,20 +157,18 @@ def conv_vae(latent_size: int = 200, width: int = 16, hidden: int = 256, dropout
     return VAE(encoder, decoder, latent_size)
 
 
-def mlp_vae(latent_size: int = 8, hidden: tuple[int, ...] = (392, 196, 98)) -> VAE:
+def mlp_vae(latent_size: Integral = 8, hidden: tuple[int, ...] = (392, 196, 98)) -> VAE:
     """The fully connected VAE: 784-392-196-98 with ReLU to (mu, logvar), and back."""
     sizes = {f"hidden[{i}]": size for i, size in enumerate(hidden)}
     require_whole(**{"latent_size": latent_size, "len(hidden)": len(hidden)} | sizes)
-    sizes = (784, *hidden)
-    encoder = [nn.Flatten()]  # (batch, 1, 28, 28) -> (batch, 784)
-    for inputs, outputs in itertools.pairwise(sizes):
+    encoder: list[nn.Module] = [nn.Flatten()]  # (batch, 1, 28, 28) -> (batch, 784)
+    for inputs, outputs in itertools.pairwise((784, *hidden)):
         encoder += [nn.Linear(inputs, outputs), nn.ReLU()]
-    decoder, inputs = [], latent_size
-    for outputs in reversed(hidden):
-        decoder += [nn.Linear(inputs, outputs), nn.ReLU()]
-        inputs = outputs
-    decoder += [nn.Linear(inputs, 784), nn.Unflatten(1, (1, 28, 28))]
     encoder += [nn.Linear(hidden[-1], 2 * latent_size)]
+    decoder: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise((latent_size, *reversed(hidden))):
+        decoder += [nn.Linear(inputs, outputs), nn.ReLU()]
+    decoder += [nn.Linear(hidden[0], 784), nn.Unflatten(1, (1, 28, 28))]
     return VAE(nn.Sequential(*encoder), nn.Sequential(*decoder), latent_size)
 
 
@@ -164,8 +179,33 @@ def without_encoder(model: VAE) -> VAE:
     return bare
 
 
-def build(factory: Callable[..., nn.Module], *args, seed: int, **kwargs) -> nn.Module:
-    """`factory(*args, **kwargs)` with initial weights drawn from `seed`."""
+def build(
+    factory: Callable[..., nn.Module],
+    *args,
+    seed: Integral,
+    device: torch.device | str = "cpu",
+    dtype: str = "float32",
+    **kwargs,
+) -> nn.Module:
+    """`factory(*args, **kwargs)` on `device`, with initial weights drawn from `seed`.
+
+    dtype: the format that it multiplies matrices in, "float32" or "bfloat16".
+    """
     require_whole(0, seed=seed)
+    require_choice(DTYPES, dtype=dtype)
     with seeded(seed):
-        return factory(*args, **kwargs)
+        network = factory(*args, **kwargs)
+    network.dtype = dtype
+    # a third faster in convolutions than the default layout
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's weights are."""
+    return next(network.parameters()).device
+
+
+def copy_weights(network: nn.Module) -> dict[str, Tensor]:
+    """A network's weights and buffers, copied to the CPU."""
+    state = network.state_dict()
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}

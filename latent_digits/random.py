@@ -1,20 +1,22 @@
-"""Seeds and generators."""
+"""Seeds and generators: whatever is drawn comes from one that is passed in."""
 
 import contextlib
+from collections.abc import Iterator
+from numbers import Integral
 
 import torch
 
 from latent_digits.checks import require_whole
 
 
-def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A seeded random generator on `device`. Raises ValueError for a seed that is not 0, 1, 2, ..."""
+def make_generator(seed: Integral, device: torch.device | str = "cpu") -> torch.Generator:
+    """A seeded random generator on `device`. Raises ValueError for a seed that is not 0, 1, ..."""
     require_whole(0, seed=seed)
-    return torch.Generator(device).manual_seed(seed)
+    return torch.Generator(device).manual_seed(int(seed))
 
 
 @contextlib.contextmanager
-def seeded(seed: int):
+def seeded(seed: Integral) -> Iterator[None]:
     """Inside, the global generators start from `seed`; afterwards they are as before.
 
     For what takes no generator of its own: initial weights and dropout.

@@ -1,315 +1,338 @@
-"""Files that are written whole, and results that are kept with all that decides them."""
+"""Results that are kept with all that decides them.
+
+A result is kept only if all that decides it is identified: code of ours by the syntax trees of the
+modules it stands in and of those they import, torch's classes by its version, settings, numbers and
+tensors by value, and the state of the machine's arithmetic. What cannot be identified, such as a
+function of a notebook, is computed each time.
+"""
 
 import ast
-import contextlib
+import dataclasses
 import functools
-import glob
 import hashlib
+import importlib
 import inspect
-import io
 import json
-import os
-import pickle
-import re
-import tempfile
-import textwrap
+import pkgutil
+import sys
 import time
+import types
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from latent_digits.checks import require_choice, require_whole
-from latent_digits.networks import VAE
-from latent_digits.precision import DTYPES
-from latent_digits.random import make_generator, seeded
+import latent_digits
+from latent_digits.networks import copy_weights
+from study.files import cached
 
+# --- code ---
 
-def write_whole(path: Path, payload: bytes) -> None:
-    """Write `payload` to `path` whole or not at all: a temporary file beside it, synced, then renamed.
-
-    Raises OSError (disk full, no permission); the old file, if any, is then still there.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's own 0600 would shut out other readers
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+OURS = ("latent_digits", "study")
+# what refuses, finds and keeps decides no result
+DECIDES_NOTHING = ("latent_digits.checks", "study.cache", "study.files")
 
 
-@contextlib.contextmanager
-def one_at_a_time(path: Path):
-    """Inside, no other process is inside for the same `path`; another's end is waited for, and it is said.
-
-    What a killed process left half written is removed. Where the folder cannot be written nothing is locked: what
-    cannot be kept there is not shared either.
-    """
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            with tqdm(total=1, desc=f"another process makes {path.name}: waiting", leave=False):
-                lock.acquire()
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-            leftover.unlink(missing_ok=True)
-    except OSError:
-        pass
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def write_in_turn(path: Path, payload: bytes) -> None:
-    """write_whole, one process at a time. Raises OSError."""
-    with one_at_a_time(path):
-        write_whole(path, payload)
+class Unidentified(Exception):
+    """Something decides a result, and cannot be told from another like it."""
 
 
 def decides_nothing(statement: ast.stmt) -> bool:
-    """Whether results are the same without it: a docstring, a `raise`, a call of a check, a warning or a print."""
+    """Whether results are the same without it: words, a `raise`, a call of a check."""
     if not isinstance(statement, ast.Expr):
         return isinstance(statement, ast.Raise)
     value = statement.value
     called = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
-    is_check = called.rpartition(".")[2].startswith("require_")
+    is_check = called.rpartition(".")[2].startswith(("require_", "validate"))
     return isinstance(value, ast.Constant) or is_check or called in ("warnings.warn", "print")
 
 
+@functools.cache
 def decisive(source: str) -> str:
-    """Python source without what decides no result: comments, words, checks, and what progress bars are told."""
+    """Python source without what decides no result: comments, words, checks, names of bars."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         for part in ("body", "orelse", "finalbody"):
             if isinstance(statements := getattr(node, part, None), list):
-                kept = [statement for statement in statements if not decides_nothing(statement)]
+                kept = [one for one in statements if not decides_nothing(one)]
                 setattr(node, part, kept or [ast.Pass()] * (part == "body"))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "tqdm":
             node.keywords = []
     return ast.unparse(tree)
 
 
-@functools.cache
-def definitions(source: str) -> dict[str, str]:
-    """The text of every function, class and constant at the top level of `source`, by name."""
-    lines, found = source.splitlines(), {}
-    for node in ast.parse(source).body:
-        first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
-        for target in node.targets if isinstance(node, ast.Assign) else [node]:
-            name = getattr(target, "name", getattr(target, "id", None))
-            found[name] = "\n".join(lines[first - 1 : node.end_lineno])
+def is_ours(module: str) -> bool:
+    """Whether a module is one of our packages' own."""
+    return module.partition(".")[0] in OURS
+
+
+def source_of(module: str) -> str:
+    """The text of a module as it is now."""
+    return Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
+
+
+def imports(source: str) -> Iterator[tuple[str, str]]:
+    """(module, name) for each `from module import name` of a source."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def source_hash(*modules: str, read: Callable[[str], str] | None = None) -> str:
+    """Hash of what decides results in these modules of ours, and in those that they import."""
+    found, waiting = {}, list(modules)
+    while waiting:
+        module = waiting.pop()
+        if is_ours(module) and module not in (*DECIDES_NOTHING, *found):
+            found[module] = decisive(text := (read or source_of)(module))
+            waiting += [name for name, _ in imports(text)]
+    return digest(found)
+
+
+def digest(value: object) -> str:
+    """Hash of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def held(module: types.ModuleType) -> dict[str, object]:
+    """What a module and its classes hold, by name."""
+    found = {name: value for name, value in vars(module).items() if not name.startswith("__")}
+    for name, value in list(found.items()):
+        if getattr(value, "__module__", "") == module.__name__ and isinstance(value, type):
+            found |= {f"{name}.{key}": part for key, part in vars(value).items()}
+            found.pop(f"{name}.__slotnames__", None)  # which copying leaves there
     return found
 
 
-# as imported: an edit while a notebook runs is not what trained its models
-SOURCE = "\n".join(
-    path.read_text()
-    for folder in ("latent_digits", "study")
-    for path in sorted((Path(__file__).parents[1] / folder).glob("*.py"))
-    if path.stem not in ("run", "publish", "__main__")
-)
-
-# what finds, fetches and keeps files decides no number
-KEEPING = (
-    *("write_whole", "write_in_turn", "one_at_a_time", "cached", "recall", "run_or_recall", "run_key", "key_of"),
-    *("code_behind", "source_of", "source_hash", "references", "definitions", "decisive", "decisive_definitions"),
-    *(
-        "PROJECT",
-        "SOURCE",
-        "KEEPING",
-        "fetch_mnist",
-        "download",
-        "answer_of",
-        "md5_of",
-        "DamagedFile",
-        "import_datasets",
-    ),
-)
+def as_imported() -> dict[str, tuple[str, dict[str, object]]]:
+    """The texts of the course's modules, and what they hold."""
+    names = [f"latent_digits.{part.name}" for part in pkgutil.iter_modules(latent_digits.__path__)]
+    return {name: (source_of(name), held(importlib.import_module(name))) for name in names}
 
 
-@functools.cache
-def decisive_definitions(source: str) -> dict[str, str]:
-    """`definitions`, of which only what decides results is left."""
-    return {name: decisive(text) for name, text in definitions(source).items()}
+IMPORTED = as_imported()  # what trains a network is the code as it was then
 
 
-@functools.cache
-def references(source: str) -> set[str]:
-    """The names that code refers to; words in strings and attributes of other things are none."""
-    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+def unpatched_source(module: str) -> str:
+    """The text that a module was imported from. Raises Unidentified where it was changed since."""
+    if module not in IMPORTED:
+        raise Unidentified(f"{module} is code of no course")
+    text, before = IMPORTED[module]
+    now = held(sys.modules[module])
+    changed = [name for name in {**before, **now} if before.get(name) is not now.get(name)]
+    if changed:
+        raise Unidentified(f"{module}.{changed[0]} is not as it was imported")
+    return text
 
 
-def source_hash(*names: str) -> str:
-    """Hash of the definitions in this file that `names` reach, directly or through one another.
+# --- what decides a result ---
 
-    A change to any of them changes the hash; a comment, a docstring, a message, or a definition that is never
-    reached does not. Names not defined here are ignored.
+
+def is_plain(value: object) -> bool:
+    """Whether a value is a number, a string, None, or a tuple of such."""
+    if type(value) is tuple:
+        return all(map(is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def identify(value: object, name: str = "it") -> object:
+    """What tells `value` from any other that leads to another result, as plain data. Raises
+    Unidentified.
     """
-    texts, reached, queue = decisive_definitions(SOURCE), set(), list(names)
-    while queue:
-        name = queue.pop()
-        if name in texts and name not in reached and name not in KEEPING:
-            reached.add(name)
-            queue += references(texts[name])
-    return hashlib.sha256("\n".join(texts[name] for name in sorted(reached)).encode()).hexdigest()
+    inside = functools.partial(identify, name=name)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if is_plain(value) or isinstance(value, torch.device | torch.dtype):
+        return repr(value)
+    if type(value) in (list, tuple):
+        return [type(value).__name__, *map(inside, value)]
+    if type(value) is dict:
+        return {repr(key): inside(part) for key, part in value.items()}
+    if type(value) in (Tensor, np.ndarray):
+        return identify_array(value)
+    if type(value) is torch.Generator:
+        return [str(value.device), identify_array(value.get_state())]
+    if isinstance(value, types.MethodType):
+        return [inside(value.__self__), value.__func__.__qualname__]
+    if isinstance(value, nn.Module):
+        return identify_network(value)
+    if isinstance(value, type | types.FunctionType):
+        return identify_code(value)
+    if dataclasses.is_dataclass(value) and set(vars(value)) == {
+        part.name for part in dataclasses.fields(value)
+    }:
+        return [identify_code(type(value)), inside(vars(value))]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return [identify_code(type(value)), *map(inside, value)]
+    raise Unidentified(f"{name} is a {type(value).__name__}")
 
 
-def code_behind(*objects: Callable) -> str:
-    """Hash of functions and classes, and of all they reach in this file, wherever they are defined.
+def identify_array(values: Tensor | np.ndarray) -> list:
+    """Type, shape, place and a hash of the numbers."""
+    device = str(getattr(values, "device", ""))
+    if isinstance(values, Tensor):
+        numbers = values.detach().cpu().flatten().contiguous().view(torch.uint8).numpy()
+    else:
+        numbers = np.ascontiguousarray(values)
+    digest = hashlib.sha256(numbers).hexdigest()
+    return [str(values.dtype), list(values.shape), device, digest]
 
-    torch's own are left out: its version stands for them.
+
+def identify_code(item: type | Callable) -> list:
+    """Where a function or class is defined, and the code behind it. Raises Unidentified where it
+    is not ours.
     """
-    names, outside = [], []
-    for item in objects:
-        if item.__module__.partition(".")[0] in ("latent_digits", "study"):
-            names.append(item.__name__)
-        elif not item.__module__.startswith("torch."):
-            outside.append(decisive(textwrap.dedent(source_of(item))))
-    for text in outside:  # a notebook's code says h.fit
-        names += re.findall(r"\w+", text)
-    return hashlib.sha256("\n".join([*sorted(outside), source_hash(*names)]).encode()).hexdigest()
+    module, name = item.__module__ or "", item.__qualname__
+    if not (is_ours(module) or module.partition(".")[0] == "torch"):
+        raise Unidentified(f"{name} is code of {module}")
+    found = functools.reduce(
+        lambda holder, part: getattr(holder, part, None), name.split("."), sys.modules[module]
+    )
+    if found is not item:
+        raise Unidentified(f"{module}.{name} is another than this one")
+    # torch's own are told by its version
+    return [module, name, source_hash(module, read=unpatched_source)]
 
 
-def source_of(item: Callable) -> str:
-    """The text of a function or class; of a class in a notebook the whole cell, through one of its methods.
+def identify_network(network: nn.Module) -> list:
+    """Classes, settings, weights and modes of a network and of all that it is made of."""
+    usual, found = vars(nn.Module()), []
+    for name, part in network.named_modules():
+        settings = {key: value for key, value in vars(part).items() if key not in usual}
+        hooks = [key for key, value in vars(part).items() if key.endswith("hooks") and value]
+        lists = type(part).__module__.startswith("torch.")  # which keeps paddings as such
+        unknown = [
+            k
+            for k, v in settings.items()
+            if not is_plain(tuple(v) if lists and type(v) is list else v)
+        ]
+        if hooks or unknown:
+            raise Unidentified(f"{type(part).__name__} has {', '.join(hooks + unknown)}")
+        found.append([name, identify_code(type(part)), repr(settings), part.training])
+    seen = {}
+    for name, tensor in [
+        *network.named_parameters(remove_duplicate=False),
+        *network.named_buffers(),
+    ]:
+        same = seen.setdefault(id(tensor), len(seen))  # tied weights are not equal weights
+        found.append([name, same, tensor.requires_grad, identify_array(tensor)])
+    return found
 
-    A kernel finds the functions that its cells define, but before Python 3.13 not the classes.
+
+def arithmetic() -> list:
+    """What of this machine's arithmetic decides numbers."""
+    defaults = str(torch.get_default_dtype()), str(torch.get_default_device())
+    precision = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    casts = [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
+    return [torch.__version__, torch.get_num_threads(), *defaults, *precision, *casts]
+
+
+# --- results ---
+
+
+def pack(value: object, networks: list[nn.Module]) -> object:
+    """A result as plain data; a network as its place in `networks`. Raises Unidentified for what
+    is neither.
     """
+    inside = functools.partial(pack, networks=networks)
+    if isinstance(value, nn.Module) and any(value is network for network in networks):
+        return {"network": [value is network for network in networks].index(True)}
+    if isinstance(value, pd.DataFrame):
+        return {"table": value.reset_index().to_dict("list"), "index": value.index.name}
+    if isinstance(value, tuple):
+        kind = identify_code(type(value))[:2] if hasattr(value, "_fields") else None
+        return {"tuple": [inside(part) for part in value], "type": kind}
+    if type(value) is dict:
+        return {"dict": {key: inside(part) for key, part in value.items()}}
+    if is_plain(value) or type(value) is Tensor:
+        return value
+    raise Unidentified(f"its result has a {type(value).__name__}")
+
+
+def unpack(value: object, networks: list[nn.Module]) -> object:
+    """What was packed."""
+    match value:
+        case {"network": place}:
+            return networks[place]
+        case {"table": columns, "index": name}:
+            return pd.DataFrame(columns).set_index(name)
+        case {"tuple": parts, "type": kind}:
+            parts = [unpack(part, networks) for part in parts]
+            return getattr(sys.modules[kind[0]], kind[1])(*parts) if kind else tuple(parts)
+        case {"dict": parts}:
+            return {key: unpack(part, networks) for key, part in parts.items()}
+    return value
+
+
+def within(value: object) -> Iterator[object]:
+    """A value and, of tuples and methods, what is in them."""
+    yield value
+    for part in value if isinstance(value, tuple) else [getattr(value, "__self__", None)]:
+        if part is not None:
+            yield from within(part)
+
+
+def timed(function: Callable, *args, **kwargs) -> tuple[object, float]:
+    """function(*args, **kwargs), and the seconds it took."""
+    start = time.perf_counter()
+    return function(*args, **kwargs), time.perf_counter() - start
+
+
+def recall(function: Callable, *args, cache: Path | None, **kwargs) -> tuple[object, float]:
+    """function(*args, **kwargs) and the seconds it took; from the folder `cache`, where known.
+
+    What the call does to networks and generators among the arguments is kept with the result. Where
+    something cannot be identified, it is computed each time, with a warning that says why.
+    """
+    if cache is None:
+        return timed(function, *args, **kwargs)
+    given = inspect.signature(function).bind(*args, **kwargs)
+    given.apply_defaults()
+    touched, found = [part for value in given.arguments.values() for part in within(value)], []
+
+    def compute() -> dict:
+        found[:] = timed(function, *args, **kwargs)
+        return pack_call(*found, touched)
+
     try:
-        return inspect.getsource(item)
-    except (OSError, TypeError):
-        lines, _ = inspect.findsource(next(filter(inspect.isfunction, vars(item).values())))
-        return "".join(lines)
+        if given.arguments.get("generator", 0) is None:
+            raise Unidentified("generator is None")
+        values = {name: identify(value, name) for name, value in given.arguments.items()}
+        key = digest([identify_code(function), values, arithmetic()])
+        path = Path(cache) / f"{function.__name__.replace('_', '-')}-{key[:24]}.pt"
+        return unpack_call(cached(path, compute), touched)
+    except Unidentified as reason:
+        message = f"{function.__name__} is computed each time, and not kept, as {reason}"
+        warnings.warn(message, stacklevel=2)
+        return tuple(found) or timed(function, *args, **kwargs)
 
 
-def cached(path: Path, compute: Callable[[], dict]) -> dict:
-    """`compute()`, or its result as an earlier call left it at `path`.
-
-    The result is a dict of tensors, numbers, strings, lists and dicts, and is read back without
-    running any code from the file. Its checksum goes with it: a damaged file is computed anew.
-    Where two processes want the same, one computes it, and the other waits.
-    """
-    with one_at_a_time(path):
-        try:
-            checksum, _, payload = path.read_bytes().partition(b"\n")
-            if hashlib.sha256(payload).hexdigest().encode() == checksum:
-                return torch.load(io.BytesIO(payload), weights_only=True)
-            warnings.warn(f"{path} is damaged and is computed again", stacklevel=2)
-        except FileNotFoundError:
-            pass
-        except pickle.UnpicklingError:
-            warnings.warn(f"{path} holds more than plain data, is not loaded, and is computed again", stacklevel=2)
-        except OSError as error:
-            warnings.warn(f"{path} cannot be read ({error}): it is computed again", stacklevel=2)
-        result = compute()
-        buffer = io.BytesIO()
-        torch.save(result, buffer)
-        payload = buffer.getvalue()
-        try:
-            write_whole(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
-        except OSError as error:
-            warnings.warn(f"{path} could not be written ({error}): the result is used, but not kept", stacklevel=2)
-    return result
-
-
-def run_or_recall(loop: Callable[..., dict], model, method, data, config, *start, seed, device, dtype, cache) -> dict:
-    """The record that `loop` (`train` or `train_latents`) leaves, or left in `cache`; `model` has its weights then."""
-    require_whole(0, seed=seed)
-    require_choice(DTYPES, dtype=dtype)
-    data.require_sound()
-    device, model.dtype = torch.device(device), dtype
-    model.to(device, memory_format=torch.channels_last)  # a third faster in convolutions than the default
-
-    def compute() -> dict:
-        with seeded(seed):
-            return loop(model, method, data, config, *start, seed=seed, device=device)
-
-    if cache is None:
-        record = compute()
-    else:
-        key = run_key(loop, model, method, data, config, *start, seed=seed, device=device)
-        record = cached(Path(cache) / f"{type(model).__name__.lower()}-{key[:24]}.pt", compute)
-    model.load_state_dict(record["state"])
-    return record
-
-
-def run_key(loop, model, method, data, config, *start, seed, device) -> str:
-    """Hash of all that a training run depends on."""
-    parts = {
-        "code": code_behind(loop, method, *{type(module) for module in model.modules()}),
-        "data": data.fingerprint(),
-        "config": [type(config).__name__, asdict(config)],
-        "seed": seed,
+def pack_call(result: object, seconds: float, touched: list) -> dict:
+    """A result and its seconds, and how the call left what it touched, as plain data."""
+    networks = [part for part in touched if isinstance(part, nn.Module)]
+    generators = [part for part in touched if isinstance(part, torch.Generator)]
+    return {
+        "result": pack(result, networks),
+        "seconds": seconds,
+        "weights": [copy_weights(network) for network in networks],
+        "training": [network.training for network in networks],
+        "generators": [generator.get_state() for generator in generators],
     }
-    return key_of(model, *start, device=device, **parts)
 
 
-def key_of(model: nn.Module, *tensors: Tensor, device: torch.device, **parts) -> str:
-    """Hash of a model, of tensors, of the machine's arithmetic, and of plain values."""
-    weights = hashlib.sha256()
-    for tensor in [*model.state_dict().values(), *tensors]:
-        weights.update(tensor.cpu().contiguous().numpy())
-    plain = (bool, int, float, str)
-    parts |= {
-        "model": repr(model),
-        "attributes": [
-            {k: v for k, v in vars(module).items() if isinstance(v, plain) and k != "training"}
-            for module in model.modules()
-        ],
-        "weights": weights.hexdigest(),
-        "torch": [torch.__version__, str(device), torch.get_num_threads()],
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def recall(
-    function: Callable, model: VAE, *, seed: int = 0, cache: Path | None = None, **arguments
-) -> tuple[list, float]:
-    """function(decode=model.decode, generator=..., **arguments), or the same from `cache`; and the seconds it took.
-
-    function: importance_log_prob, annealed_log_prob or infer_latents; what it returns comes as a list. arguments:
-    tensors, tuples of them, and plain values. Leaves the model in evaluation mode.
-    """
-    model.eval()
-    device = next(model.parameters()).device
-    generator = make_generator(seed, device)
-
-    def compute() -> dict:
-        start = time.perf_counter()
-        result = as_lists(function(decode=model.decode, generator=generator, **arguments))
-        return {"result": result, "seconds": time.perf_counter() - start}
-
-    if cache is None:
-        record = compute()
-    else:
-        code = code_behind(function, *{type(module) for module in model.modules()})
-        tensors, plain = [], {"seed": seed}
-        for name, value in sorted(arguments.items()):
-            several = (value,) if isinstance(value, Tensor) else value
-            if isinstance(several, tuple):
-                tensors += several
-                plain[name] = [[list(tensor.shape), str(tensor.dtype)] for tensor in several]
-            else:
-                plain[name] = value
-        key = key_of(model, *tensors, device=device, code=code, arguments=plain)
-        record = cached(Path(cache) / f"{function.__name__.replace('_', '-')}-{key[:24]}.pt", compute)
-    return record["result"], record["seconds"]
-
-
-def as_lists(result):
-    """Nested tuples as nested lists, which a file can keep without naming a class."""
-    return [as_lists(part) for part in result] if isinstance(result, tuple) else result
+def unpack_call(record: dict, touched: list) -> tuple[object, float]:
+    """What was packed; what the call touched is left as the call left it."""
+    networks = [part for part in touched if isinstance(part, nn.Module)]
+    generators = [part for part in touched if isinstance(part, torch.Generator)]
+    for network, state, training in zip(
+        networks, record["weights"], record["training"], strict=True
+    ):
+        network.load_state_dict(state)
+        network.train(training)
+    for generator, state in zip(generators, record["generators"], strict=True):
+        generator.set_state(state)
+    return unpack(record["result"], networks), record["seconds"]

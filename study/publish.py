@@ -1,7 +1,8 @@
-"""The report: every executed notebook as a page, and an index of what they found, readable without a network.
+"""The report: every executed notebook as a page, and an index of what they found, readable without
+a network.
 
-The index has, for each notebook, its question, its headline numbers, its checks and its figures; and the
-assignment's questions, each with a link to the cell that answers it.
+The index has, for each notebook, its question, its headline numbers, its checks and its figures;
+and the assignment's questions, each with a link to the cell that answers it.
 """
 
 import re
@@ -17,10 +18,12 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
-from study.cache import write_in_turn
+from study.files import atomic_write
 from study.report import show_value
 
-HERE = Path(__file__).resolve().parent  # of the template and the questions, wherever the report goes
+HERE = (
+    Path(__file__).resolve().parent
+)  # of the template and the questions, wherever the report goes
 
 
 class FormulaRenderer(IPythonRenderer):
@@ -49,12 +52,16 @@ class PageExporter(HTMLExporter):
         yield "markdown2html", to_html
 
     def page(self, notebook: NotebookNode) -> str:
-        """The page: its links lead to other pages, and those to scripts elsewhere, from the template, are gone."""
+        """The page: its links lead to other pages, and those to scripts elsewhere, from the
+        template, are gone.
+        """
         html, _ = self.from_notebook_node(notebook)
         html = re.sub(r'<script src="[^"]*">\s*</script>', "", html)
         html = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', html)
         html = html.replace('href="../README.md"', 'href="index.html"')
-        return html.replace("</head>", f"{PAGE_STYLE}</head>", 1).replace("<main>", f"{TO_INDEX}<main>", 1)
+        return html.replace("</head>", f"{PAGE_STYLE}</head>", 1).replace(
+            "<main>", f"{TO_INDEX}<main>", 1
+        )
 
 
 TO_INDEX = '<nav class="to-index"><a href="index.html">Latent Digits</a></nav>'
@@ -65,7 +72,9 @@ PAGE_STYLE = """<style>
 }
 .to-index { font: 14px system-ui, sans-serif; padding: 8px 16px }
 /* what is wider than the window scrolls by itself, not with the page */
-.jp-RenderedHTMLCommon table, math[display="block"] { display: block; overflow-x: auto; max-width: 100% }
+.jp-RenderedHTMLCommon table, math[display="block"] {
+  display: block; overflow-x: auto; max-width: 100%
+}
 @media (max-width: 700px) {
   .jp-Notebook { padding: 0 8px !important }
   .jp-InputPrompt, .jp-OutputPrompt, .jp-Collapser { display: none !important }
@@ -73,22 +82,30 @@ PAGE_STYLE = """<style>
 </style>"""
 
 
-def write_page(folder: Path, name: str, notebook: NotebookNode) -> None:
-    """One page of the report."""
-    write_in_turn(folder / f"{name}.html", PageExporter().page(notebook).encode())
+def write_page(folder: Path, name: str, notebook: NotebookNode, locks: Path) -> None:
+    """One page of the report. locks: as for `atomic_write`."""
+    atomic_write(folder / f"{name}.html", PageExporter().page(notebook).encode(), locks)
 
 
 def write_index(
-    folder: Path, results: Mapping[str, dict], figures: Path, notebooks: Mapping[str, NotebookNode]
+    folder: Path,
+    results: Mapping[str, dict],
+    figures: Path,
+    notebooks: Mapping[str, NotebookNode],
+    locks: Path,
 ) -> Path:
-    """The report's first page, on every notebook whose page is in the folder; figures are copied to where it is.
+    """The report's first page, on every notebook whose page is in the folder; figures are copied to
+    where it is.
 
-    notebooks: by name, for their words and cells; whether they have outputs does not matter.
+    notebooks: by name, for their words and cells; whether they have outputs does not matter. locks:
+    see `atomic_write`.
     """
-    names = sorted(name for name in results if name in notebooks and (folder / f"{name}.html").exists())
+    names = sorted(
+        name for name in results if name in notebooks and (folder / f"{name}.html").exists()
+    )
     if figures != folder / "figures":
         for path in figures.glob("[!.]*"):
-            write_in_turn(folder / "figures" / path.name, path.read_bytes())
+            atomic_write(folder / "figures" / path.name, path.read_bytes(), locks)
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -97,7 +114,7 @@ def write_index(
         chapters=[describe(name, notebooks[name], results[name]) for name in names],
         groups=answered({name: results[name] for name in names}, notebooks),
     )
-    write_in_turn(folder / "index.html", page.encode())
+    atomic_write(folder / "index.html", page.encode(), locks)
     return folder / "index.html"
 
 
@@ -109,26 +126,39 @@ def show_number(result: Mapping) -> str:
 def describe(name: str, notebook: NotebookNode, entry: dict) -> dict:
     """What the index says about one notebook."""
     first = notebook.cells[0].source
-    title, question = re.search(r"^# (.+)$", first, re.M), re.search(r"\*\*Questions?\.\*\* (.+?)(\n\n|$)", first, re.S)
+    title, question = (
+        re.search(r"^# (.+)$", first, re.M),
+        re.search(r"\*\*Questions?\.\*\* (.+?)(\n\n|$)", first, re.S),
+    )
     figures = [
         {"name": found, "file": f"{name[:2]}_{found}.png", "cell": cell.id}
         for cell in notebook.cells
         for found in re.findall(r'report\.figure\(\w+, "(\w+)"\)', cell.source)
     ]
-    words = {"title": title[1] if title else name, "question": to_html(question[1]) if question else ""}
+    words = {
+        "title": title[1] if title else name,
+        "question": to_html(question[1]) if question else "",
+    }
     passed = sum(check["passed"] is True for check in entry["checks"])
     return {"name": name, "figures": figures, "passed": passed} | words | entry
 
 
 def answered(results: Mapping[str, dict], notebooks: Mapping[str, NotebookNode]) -> list[dict]:
-    """The assignment's questions with numbers in their answers and links to cells; only what `results` can answer."""
+    """The assignment's questions with numbers in their answers and links to cells; only what
+    `results` can answer.
+    """
     groups = []
     for group in tomllib.loads((HERE / "questions.toml").read_text())["group"]:
         questions = []
         for question in group["questions"]:
             if {name for _, name, _ in question["cells"]} <= set(results):
-                links = [(label, link_to(notebooks[name], name, words)) for label, name, words in question["cells"]]
-                questions.append({"asks": question["asks"], "answer": fill_in(question, results), "links": links})
+                links = [
+                    (label, link_to(notebooks[name], name, words))
+                    for label, name, words in question["cells"]
+                ]
+                questions.append(
+                    {"asks": question["asks"], "answer": fill_in(question, results), "links": links}
+                )
         if questions:
             groups.append({"title": group["title"], "questions": questions})
     return groups
@@ -137,21 +167,27 @@ def answered(results: Mapping[str, dict], notebooks: Mapping[str, NotebookNode])
 def link_to(notebook: NotebookNode, name: str, words: str) -> str:
     """Where the one cell with these words is; the page, where no cell or more than one has them.
 
-    (A notebook that somebody has changed should not cost them the report. The tests ask for the cell.)
+    (A notebook that somebody has changed should not cost them the report. The tests ask for the
+    cell.)
     """
     found = [cell.id for cell in notebook.cells if words in cell.source]
     return f"{name}.html#cell-id={found[0]}" if len(found) == 1 else f"{name}.html"
 
 
 def fill_in(question: dict, results: Mapping[str, dict]) -> str:
-    """The answer, with each {name of a result} replaced by that result, from the first named notebook that has it.
+    """The answer, with each {name of a result} replaced by that result, from the first named
+    notebook that has it.
 
     What this run has not computed is a question mark; a QUICK run leaves some out.
     """
     names = dict.fromkeys(name for _, name, _ in question["cells"])
-    known = {result["result"]: result for name in reversed(names) for result in results[name]["results"]}
+    known = {
+        result["result"]: result for name in reversed(names) for result in results[name]["results"]
+    }
     return re.sub(
-        r"\{([^}]+)\}", lambda found: show_number(known[found[1]]) if found[1] in known else "?", question["answer"]
+        r"\{([^}]+)\}",
+        lambda found: show_number(known[found[1]]) if found[1] in known else "?",
+        question["answer"],
     )
 
 

@@ -1,5 +1,6 @@
 """What a notebook claims, and the results it leaves."""
 
+import inspect
 import io
 import json
 import math
@@ -13,7 +14,8 @@ from IPython.display import Markdown, display
 
 from latent_digits.checks import require_between, require_choice, require_whole
 from latent_digits.data import Data
-from study.cache import SOURCE, definitions, one_at_a_time, write_in_turn, write_whole
+from study.cache import is_ours
+from study.files import atomic_write, file_lock
 from study.settings import Settings
 
 
@@ -32,21 +34,25 @@ class Report:
         scale = "QUICK smoke run: numbers mean nothing" if self.settings.quick else "full scale"
         print(
             f"{self.notebook} · {self.data.name}: {len(self.data.train_x):,} training, "
-            f"{len(self.data.test_x):,} test images · seed {self.settings.seed} · {self.settings.device}, "
+            f"{len(self.data.test_x):,} test images · seed {self.settings.seed} · "
+            f"{self.settings.device}, "
             f"{self.settings.dtype} · {scale}"
         )
         if self.data.name != "mnist":
-            note = "**This run is on scikit-learn's digits.** The prose of this notebook speaks of MNIST; "
-            display(Markdown(f"> {note}numbers, figures and checks are those of the digits."))
+            note = (
+                "**This run is on scikit-learn's digits.** The prose of this notebook speaks of "
+                "MNIST; numbers, figures and checks are those of the digits."
+            )
+            display(Markdown(f"> {note}"))
 
     def check(self, claim: str, passed: bool, value: str = "", *, always: bool = False) -> None:
         """Print the claim with ✓ and its value; raise AssertionError when it is false.
 
-        A QUICK run skips, visibly, what needs full training: all but what holds `always`. Raises TypeError for a
-        `passed` that is no truth value: nan, say, would pass for true.
+        A QUICK run skips, visibly, what needs full training: all but what holds `always`. Raises
+        TypeError for a `passed` that is no truth value: nan, say, would pass for true.
         """
         if str(getattr(passed, "dtype", type(passed).__name__)) not in ("bool", "torch.bool"):
-            raise TypeError(f"passed is {passed!r}: give True or False, as a comparison does")
+            raise TypeError(f"passed must be True or False, got {passed!r}")
         skipped = self.settings.quick and not always
         detail = f"  ({value})" if value else ""
         if not skipped and not bool(passed):
@@ -55,31 +61,41 @@ class Report:
         self.checks.append({"claim": claim, "value": value, "passed": None if skipped else True})
 
     def by_data(self, **values):
-        """The value for the dataset at hand: by_data(mnist=0.993, digits=0.95). ValueError where it is missing."""
+        """The value for the dataset at hand: by_data(mnist=0.993, digits=0.95). ValueError where
+        it is missing.
+        """
         require_choice(values, **{"the dataset": self.data.name})
         return values[self.data.name]
 
     def result(self, name: str, value: float, unit: str = "", digits: int = 2) -> None:
-        """Keep a headline number for the results table and results.json. Raises ValueError where it is not finite."""
+        """Keep a headline number for the results table and results.json. Raises ValueError where
+        it is not finite.
+        """
         require_between(-math.inf, **{name: float(value)})
         require_whole(0, digits=digits)
-        self.results.append({"result": name, "value": round(float(value), digits), "unit": unit, "digits": digits})
+        self.results.append(
+            {"result": name, "value": round(float(value), digits), "unit": unit, "digits": digits}
+        )
 
     def figure(self, figure: plt.Figure, name: str) -> None:
-        """Keep `figure`, to be saved as <notebook number>_<name>.png. It is shown by the notebook as usual."""
+        """Keep `figure`, to be saved as <notebook number>_<name>.png. It is shown by the
+        notebook as usual.
+        """
         if not re.fullmatch(r"\w+", name):
-            raise ValueError(f"name is {name!r}: give letters, digits and underscores, as of a file")
+            raise ValueError(f"name must be letters, digits and underscores, got {name!r}")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
         self.figures[f"{self.notebook[:2]}_{name}.png"] = buffer.getvalue()
 
     def finish(self) -> pd.DataFrame:
-        """Write the figures and this notebook's part of results.json; return the results as a table.
+        """Write the figures and this notebook's part of results.json; return the results as a
+        table.
 
-        Nothing is written before: a notebook that fails leaves the pictures and numbers of its last success.
+        Nothing is written before: a notebook that fails leaves the pictures and numbers of its last
+        success.
         """
         for name, picture in self.figures.items():
-            write_in_turn(self.settings.output / name, picture)
+            atomic_write(self.settings.output / name, picture, self.settings.cache)
         path = self.settings.output / "results.json"
         part = {
             "data": self.data.name,
@@ -89,11 +105,18 @@ class Report:
             "results": self.results,
             "checks": self.checks,
         }
-        with one_at_a_time(path):
+        with file_lock(path, self.settings.cache):
             everything = json.loads(path.read_text()) if path.exists() else {}
             everything[self.notebook] = part
-            write_whole(path, (json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
-        rows = {row["result"]: {"value": show_value(row), "unit": row["unit"]} for row in self.results}
+            atomic_write(
+                path,
+                (
+                    json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+                ).encode(),
+            )
+        rows = {
+            row["result"]: {"value": show_value(row), "unit": row["unit"]} for row in self.results
+        }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("result")
 
 
@@ -104,9 +127,14 @@ def show_value(result: Mapping) -> str:
 
 
 def show_source(*functions: Callable) -> None:
-    """Show the code of functions of this file, from their single definition. Raises ValueError for others."""
-    texts = definitions(SOURCE)
+    """Show the code of functions of ours, from their single definition. Raises ValueError for
+    others.
+    """
     for function in functions:
-        require_choice(texts, function=getattr(function, "__name__", repr(function)))
-    code = "\n\n\n".join(texts[function.__name__] for function in functions)
-    display(Markdown(f"```python\n{code}\n```"))  # unlike HTML, shown as code by every viewer of notebooks
+        if not is_ours(getattr(function, "__module__", None) or ""):
+            name = getattr(function, "__name__", function)
+            raise ValueError(f"functions must be of the course, got {name!r}")
+    code = "\n\n".join(inspect.getsource(function) for function in functions).rstrip()
+    display(
+        Markdown(f"```python\n{code}\n```")
+    )  # unlike HTML, shown as code by every viewer of notebooks

@@ -1,7 +1,8 @@
-"""Run the notebooks, some at a time: `run` executes copies into report/, `refresh` in place, with stamps.
+"""Run the notebooks, some at a time: `run` executes copies into report/, `refresh` in place, with
+stamps.
 
-`report` makes report/ of the stored notebooks, executing nothing. A stamp says what a stored notebook was executed
-from; `stale` tells whether it still fits.
+`report` makes report/ of the stored notebooks, executing nothing. A stamp says what a stored
+notebook was executed from; `stale` tells whether it still fits.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from study import publish
-from study.cache import source_hash, write_in_turn
+from study.cache import imports, source_hash
+from study.files import atomic_write
 from study.settings import PROJECT, Settings
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -30,7 +32,9 @@ VERSIONED = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pan
 
 
 class Client(NotebookClient):
-    """Executes a notebook; progress bars go to the notebook's own bar in the terminal instead of into it."""
+    """Executes a notebook; progress bars go to the notebook's own bar in the terminal instead of
+    into it.
+    """
 
     def __init__(self, notebook: NotebookNode, bar: tqdm, **options):
         super().__init__(notebook, **options)
@@ -39,7 +43,9 @@ class Client(NotebookClient):
     def output(self, outs, msg, display_id, cell_index):
         """Take the bars out of stderr; everything else, warnings too, is stored as usual."""
         content = msg["content"]
-        if msg["msg_type"] == "stream" and content["name"] == "stderr" and "\r" in content["text"]:
+        to_stderr = msg["msg_type"] == "stream" and content["name"] == "stderr"
+        # a bar within another sends the line between them by itself
+        if to_stderr and ("\r" in content["text"] or not content["text"].strip()):
             if shown := re.findall(r"[^\r\n]*\d%", content["text"]):
                 self.bar.set_postfix_str(shown[-1].strip())
             content["text"] = re.sub(r"[^\r\n]*\d%\|[^\]\r\n]*\]|\r *", "", content["text"])
@@ -49,7 +55,9 @@ class Client(NotebookClient):
 
 
 async def execute(path: Path) -> NotebookNode:
-    """The notebook at `path`, executed from top to bottom in a fresh kernel. A failing cell raises."""
+    """The notebook at `path`, executed from top to bottom in a fresh kernel. A failing cell
+    raises.
+    """
     notebook = nbformat.read(path, as_version=4)
     cells = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     bar = tqdm(total=len(cells), desc=path.stem, unit="cell")
@@ -60,23 +68,29 @@ async def execute(path: Path) -> NotebookNode:
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
-        extra_arguments=["--log-level=ERROR"],  # or each kernel remarks on its unencrypted loopback socket
+        extra_arguments=[
+            "--log-level=ERROR"
+        ],  # or each kernel remarks on its unencrypted loopback socket
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_executed=lambda **_: (bar.set_postfix_str(""), bar.update()),
     )
     with bar:
         await client.async_execute()
-    for cell in notebook.cells:  # a widget lives as long as its kernel: stored, it would be an error message
+    for cell in (
+        notebook.cells
+    ):  # a widget lives as long as its kernel: stored, it would be an error message
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+            cell.outputs = [
+                output for output in cell.outputs if WIDGET not in output.get("data", {})
+            ]
     return notebook
 
 
 def execute_all(paths: list[Path], jobs: int, then: Callable[[Path, NotebookNode], None]) -> None:
     """Execute notebooks in this order, `jobs` at a time, and hand each to `then` when it is done.
 
-    What two of them need, one trains, and the other waits for it. After an error no other is started; those that run
-    are finished, and then it is raised.
+    What two of them need, one trains, and the other waits for it. After an error no other is
+    started; those that run are finished, and then it is raised.
     """
 
     async def everything() -> None:
@@ -101,10 +115,15 @@ def execute_all(paths: list[Path], jobs: int, then: Callable[[Path, NotebookNode
 
 
 def code_hash(notebook: NotebookNode) -> str:
-    """Hash of the notebook's code cells and of every definition of ours that they reach."""
+    """Hash of the notebook's code cells and of every module of ours behind what they take from
+    `helpers`.
+    """
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    names = sorted(set(re.findall(r"\bh\.(\w+)", "\n".join(cells))))
-    return hashlib.sha256("\n".join([*cells, source_hash(*names)]).encode()).hexdigest()
+    names = set(re.findall(r"\bh\.(\w+)", "\n".join(cells)))
+    modules = {
+        module for module, name in imports((PROJECT / "helpers.py").read_text()) if name in names
+    }
+    return hashlib.sha256("\n".join([*cells, source_hash(*sorted(modules))]).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -114,7 +133,9 @@ def versions() -> dict[str, str]:
 
 
 def stamp(notebook: NotebookNode, entry: dict) -> None:
-    """Write into the notebook's metadata what it was executed from; `entry` is its part of results.json."""
+    """Write into the notebook's metadata what it was executed from; `entry` is its part of
+    results.json.
+    """
     notebook.metadata["latent_digits"] = {
         "data": entry["data"],
         "seed": entry["seed"],
@@ -133,12 +154,19 @@ def stale(notebook: NotebookNode) -> list[str]:
     reasons = []
     if stamped["code"] != code_hash(notebook):
         reasons.append("its code, or code of ours behind it, has changed")
-    if (stamped["data"], stamped["quick"], stamped["seed"], stamped.get("dtype")) != ("mnist", False, 0, "float32"):
+    if (stamped["data"], stamped["quick"], stamped["seed"], stamped.get("dtype")) != (
+        "mnist",
+        False,
+        0,
+        "float32",
+    ):
         reasons.append("it was not executed at full scale on MNIST with seed 0 in float32")
     current = versions()
     for name in VERSIONED:
         if stamped["versions"].get(name) != current[name]:
-            reasons.append(f"it was executed with {name} {stamped['versions'].get(name)}, not {current[name]}")
+            reasons.append(
+                f"it was executed with {name} {stamped['versions'].get(name)}, not {current[name]}"
+            )
     return reasons
 
 
@@ -153,50 +181,59 @@ def results_table(entry: dict) -> str:
 
 
 def run(paths: list[Path], jobs: int = 1) -> None:
-    """Execute copies of the notebooks and write report/: one page each, and an index. No committed file changes."""
+    """Execute copies of the notebooks and write report/: one page each, and an index. No
+    committed file changes.
+    """
     settings = Settings.from_environment()
     folder = PROJECT / "report"
 
     def keep(path: Path, notebook: NotebookNode) -> None:
-        publish.write_page(folder, path.stem, notebook)
+        publish.write_page(folder, path.stem, notebook, settings.cache)
         results = json.loads((settings.output / "results.json").read_text())
-        tqdm.write(f"\n{path.stem} ({results[path.stem]['data']})\n{results_table(results[path.stem])}\n")
+        tqdm.write(
+            f"\n{path.stem} ({results[path.stem]['data']})\n{results_table(results[path.stem])}\n"
+        )
 
     execute_all(paths, jobs, keep)
-    finish_report(folder, paths, settings.output)
+    finish_report(folder, paths, settings.output, settings.cache)
 
 
 def report(paths: list[Path]) -> None:
     """Write report/ from the stored notebooks and figures/: nothing is executed."""
-    folder = PROJECT / "report"
+    folder, locks = PROJECT / "report", Settings.from_environment().cache
     for path in paths:
-        publish.write_page(folder, path.stem, nbformat.read(path, as_version=4))
-    finish_report(folder, paths, PROJECT / "figures")
+        publish.write_page(folder, path.stem, nbformat.read(path, as_version=4), locks)
+    finish_report(folder, paths, PROJECT / "figures", locks)
 
 
-def finish_report(folder: Path, paths: list[Path], output: Path) -> None:
-    """Write the index, over all pages that are there. output: where the figures and results.json are."""
+def finish_report(folder: Path, paths: list[Path], output: Path, locks: Path) -> None:
+    """Write the index, over all pages that are there. output: where the figures and results.json
+    are.
+    """
     results = json.loads((output / "results.json").read_text())
     notebooks = publish.read_notebooks({*(PROJECT / "notebooks").glob("*.ipynb"), *paths})
-    index = publish.write_index(folder, results, output, notebooks)
+    index = publish.write_index(folder, results, output, notebooks, locks)
     print(f"Read the executed notebooks: {index}")
 
 
 def refresh(paths: list[Path], jobs: int = 1) -> None:
-    """Execute the notebooks in place, with no model trained before: outputs, stamp, figures/ and its results.json.
+    """Execute the notebooks in place, with no model trained before: outputs, stamp, figures/ and
+    its results.json.
 
     A notebook that fails is left as it was, and so are its figures.
     """
     with tempfile.TemporaryDirectory() as cold:
         os.environ.setdefault("OUTPUT", "figures")
         os.environ.setdefault("CACHE", cold)
-        os.environ["DTYPE"] = "float32"  # stored numbers are not to depend on the formats that a machine has
+        os.environ["DTYPE"] = (
+            "float32"  # stored numbers are not to depend on the formats that a machine has
+        )
         settings = Settings.from_environment()
 
         def keep(path: Path, notebook: NotebookNode) -> None:
             entry = json.loads((settings.output / "results.json").read_text())[path.stem]
             stamp(notebook, entry)
-            write_in_turn(path, nbformat.writes(notebook).encode() + b"\n")
+            atomic_write(path, nbformat.writes(notebook).encode() + b"\n", settings.cache)
             tqdm.write(f"\n{path.stem}\n{results_table(entry)}\n")
 
         execute_all(paths, jobs, keep)

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from latent_digits.checks import require_choice
-from latent_digits.data import SOURCES
 from latent_digits.precision import DTYPES, fast_bfloat16
 from latent_digits.training import TrainConfig
 
 PROJECT = Path(__file__).resolve().parents[1]
+SOURCES = ("auto", "mnist", "digits")
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read SEED, QUICK, DATA, OUTPUT, CACHE, DEVICE, DTYPE. Raises ValueError for a word that is none of theirs."""
+        """Read SEED, QUICK, DATA, OUTPUT, CACHE, DEVICE, DTYPE. Raises ValueError for a word
+        that is none of theirs.
+        """
         seed = environ.get("SEED") or "0"
         if not seed.isdecimal():
-            raise ValueError(f"SEED is {seed!r}: give a whole number, as in SEED=1")
+            raise ValueError(f"SEED must be a whole number, as in SEED=1, got {seed!r}")
         source = environ.get("DATA") or "auto"
         require_choice(SOURCES, DATA=source)
         device = choose_device(environ.get("DEVICE"))
@@ -57,9 +59,9 @@ class Settings:
         return 500 if self.quick else None
 
     @property
-    def training(self) -> dict:
-        """What `fit` and `fit_latents` take from the settings."""
-        return {"seed": self.seed, "device": self.device, "dtype": self.dtype, "cache": self.cache}
+    def built(self) -> dict:
+        """What `build` takes from the settings."""
+        return {"seed": self.seed, "device": self.device, "dtype": self.dtype}
 
     def scaled(self, config: "TrainConfig") -> "TrainConfig":
         """The config itself, or its smoke variant in a QUICK run."""
@@ -67,7 +69,8 @@ class Settings:
 
 
 def choose_device(name: str | None = None) -> str:
-    """The device asked for, else "cuda" where it is there, else "cpu". Apple's "mps" must be asked for.
+    """The device asked for, else "cuda" where it is there, else "cpu". Apple's "mps" must be asked
+    for.
 
     Raises ValueError for a device that is not there.
     """
@@ -77,12 +80,15 @@ def choose_device(name: str | None = None) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"DEVICE is {name!r}: choose one that is there, as DEVICE=cpu is ({reason})") from error
+        raise ValueError(
+            f"DEVICE must be one that is there, as cpu is, got {name!r} ({reason})"
+        ) from error
     return name
 
 
 def choose_dtype(name: str | None, device: str) -> str:
-    """The number format asked for, else "bfloat16" where `device` multiplies it natively, else "float32".
+    """The number format asked for, else "bfloat16" where `device` multiplies it natively, else
+    "float32".
 
     Raises ValueError for another word.
     """

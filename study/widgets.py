@@ -1,8 +1,8 @@
 """Pictures that follow a slider, the mouse, a drawing."""
 
 import io
-import time
 from collections.abc import Callable, Iterable
+from numbers import Real
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -10,12 +10,12 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 from ipycanvas import Canvas
-from torch import Tensor
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
 
-from latent_digits.checks import require_floats, require_rows, require_whole
+from latent_digits.checks import require_whole
 from latent_digits.figures import tile
 from latent_digits.metrics import class_probabilities
-from latent_digits.networks import Classifier
 
 
 class Screen(widgets.HBox):
@@ -27,7 +27,9 @@ class Screen(widgets.HBox):
         rigid = {"flex": "0 0 auto"}  # else the picture is stretched, and the text squeezed
         self.picture = widgets.Image(format="png", layout=rigid)
         self.caption = widgets.HTML(layout=rigid | {"min_width": "13em", "margin": "0 0 0 1em"})
-        super().__init__([self.picture, self.caption], layout={"align_items": "flex-start", "flex": "0 0 auto"})
+        super().__init__(
+            [self.picture, self.caption], layout={"align_items": "flex-start", "flex": "0 0 auto"}
+        )
 
     def show(self, images: Tensor, text: str = "") -> None:
         """Images (n, 1, h, w) in rows of `columns`, and HTML text."""
@@ -37,8 +39,15 @@ class Screen(widgets.HBox):
         self.picture.value, self.caption.value = buffer.getvalue(), text
 
 
-def explore(answer: Callable[..., tuple[Tensor, str]], *controls: widgets.ValueWidget, columns: int = 1, zoom: int = 8):
-    """Controls, and a screen that follows them: answer(*their values) -> images (n, 1, h, w), text."""
+def explore(
+    answer: Callable[..., tuple[Tensor, str]],
+    *controls: widgets.ValueWidget,
+    columns: int = 1,
+    zoom: int = 8,
+):
+    """Controls, and a screen that follows them: answer(*their values) -> images (n, 1, h, w),
+    text.
+    """
     screen = Screen(columns, zoom)
 
     def follow(_=None) -> None:
@@ -50,34 +59,18 @@ def explore(answer: Callable[..., tuple[Tensor, str]], *controls: widgets.ValueW
     return widgets.HBox([widgets.VBox(controls), screen])
 
 
-def read_aloud(classifier: Classifier, x: Tensor) -> str:
-    """What the classifier reads in an image (1, 1, 28, 28), and how sure it is, as HTML."""
-    require_floats("1 1 28 28", x=x)
+def describe_prediction(classifier: nn.Module, x: Float[Tensor, "1 1 28 28"]) -> str:
+    """What the classifier reads in an image, and how sure it is, as HTML."""
     confidence, digit = class_probabilities(classifier, x)[0].max(0)
     return f"read as a {digit}<br>{confidence:.0%} sure"
-
-
-def answer_time(control: widgets.ValueWidget, values: Iterable) -> float:
-    """Least seconds between a control's taking a value and the end of what follows from it; it is then put back.
-
-    Raises ValueError for no values.
-    """
-    values = list(values)
-    require_whole(**{"len(values)": len(values)})
-    before, seconds = control.value, []
-    for value in values:
-        started = time.perf_counter()
-        control.value = value
-        seconds.append(time.perf_counter() - started)
-    control.value = before
-    return min(seconds)  # what else the machine does can only add to it
 
 
 class WholeFigure(go.FigureWidget):
     """A plotly figure that the browser first hears of when it is whole.
 
-    A FigureWidget is announced empty and filled by messages, which a browser that takes more than two seconds to read
-    plotly never gets: in a box such a figure stays empty (plotly.py, issue 4998).
+    A FigureWidget is announced empty and filled by messages, which a browser that takes more than
+    two seconds to read plotly never gets: in a box such a figure stays empty (plotly.py, issue
+    4998).
     """
 
     def __init__(self, data: list, layout: dict):
@@ -88,16 +81,23 @@ class WholeFigure(go.FigureWidget):
         """Not yet: this is called before data and layout are in."""
 
 
-def latent_map(position: np.ndarray, images: Tensor, labels: np.ndarray, values: np.ndarray) -> widgets.HBox:
-    """A map of images by position (n, 2), coloured by label; the one under the mouse is shown with label and value.
+def latent_map(
+    position: Shaped[np.ndarray, "n 2"],
+    images: Float[Tensor, "n 1 h w"],
+    labels: Shaped[np.ndarray, " n"],
+    values: Shaped[np.ndarray, " n"],
+) -> widgets.HBox:
+    """A map of images by position, coloured by label; the one under the mouse is shown.
 
-    images (n, 1, h, w); labels (n,); values (n,): log p(x) in nats. Raises TypeError or ValueError where these do not
-    fit together.
+    values: log p(x) in nats, which is shown with the image and its label.
     """
-    require_floats("n 1 h w", images=images)
-    require_rows(len(images), position=position, labels=labels, values=values)
     screen = Screen()
-    layout = {"width": 640, "height": 560, "hovermode": "closest", "margin": dict.fromkeys("lrb", 10) | {"t": 40}}
+    layout = {
+        "width": 640,
+        "height": 560,
+        "hovermode": "closest",
+        "margin": dict.fromkeys("lrb", 10) | {"t": 40},
+    }
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     clouds = [
         go.Scatter(
@@ -117,7 +117,9 @@ def latent_map(position: np.ndarray, images: Tensor, labels: np.ndarray, values:
 
     def hover(trace, points, _) -> None:
         for row in trace.customdata[points.point_inds]:
-            screen.show(images[row : row + 1], f"digit {labels[row]}<br>log p(x) = {values[row]:.1f} nats")
+            screen.show(
+                images[row : row + 1], f"digit {labels[row]}<br>log p(x) = {values[row]:.1f} nats"
+            )
 
     for cloud in figure.data:
         cloud.on_hover(hover)
@@ -125,19 +127,23 @@ def latent_map(position: np.ndarray, images: Tensor, labels: np.ndarray, values:
     return widgets.HBox([figure, screen])
 
 
-def rasterize(strokes: Iterable[Iterable[tuple[float, float]]], thickness: float = 2.2) -> Tensor:
-    """Strokes of a pen as an image made like MNIST's, (1, 1, 28, 28): in a box of 20 pixels, centred by its mass.
+def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
+    """Strokes of a pen as an image made like MNIST's, (1, 1, 28, 28): in a box of 20 pixels,
+    centred by its mass.
 
-    A stroke is a list of points (x, y), with y downwards and in any unit; a lone point is a dot. thickness: in
-    pixels. LeCun et al. 1998, "Gradient-based learning applied to document recognition", section III.A. Raises
-    ValueError without points, for points that are not finite, and for a thickness that does not fit the box.
+    A stroke is a list of points (x, y), with y downwards and in any unit; a lone point is a dot.
+    thickness: in pixels. LeCun et al. 1998, "Gradient-based learning applied to document
+    recognition", section III.A. Raises ValueError without points, for points that are not finite,
+    and for a thickness that does not fit the box.
     """
     if not 0 < thickness < 20:
-        raise ValueError(f"thickness is {thickness}: give pixels, more than 0 and less than 20")
+        raise ValueError(f"thickness must be more than 0 and less than 20 pixels, got {thickness}")
     lines = [torch.as_tensor(np.array(list(stroke), float)) for stroke in strokes]
-    lines = [torch.cat([line[:1], line]) for line in lines if len(line)]  # so that a dot is a line, too
+    lines = [
+        torch.cat([line[:1], line]) for line in lines if len(line)
+    ]  # so that a dot is a line, too
     if not lines or not all(line.shape[1:] == (2,) and line.isfinite().all() for line in lines):
-        raise ValueError(f"strokes is {strokes!r}: give at least one list of finite points (x, y)")
+        raise ValueError(f"strokes must be lists of finite points (x, y), got {strokes!r}")
     points = torch.cat(lines)
     low, high = points.amin(0), points.amax(0)
     scale = (20 - thickness) / (high - low).max().clamp(min=1e-9)
@@ -149,8 +155,13 @@ def rasterize(strokes: Iterable[Iterable[tuple[float, float]]], thickness: float
     pixels = torch.cartesian_prod(axis, axis).flip(1)  # (784, 2): x and y of each, row by row
 
     def ink(origin: Tensor) -> Tensor:
-        """The distance of each pixel from the nearest line decides how much of it is covered: (784,)."""
-        along, beyond = ends - starts, (pixels + origin)[:, None] - starts  # (lines, 2), (784, lines, 2)
+        """The distance of each pixel from the nearest line decides how much of it is covered:
+        (784,).
+        """
+        along, beyond = (
+            ends - starts,
+            (pixels + origin)[:, None] - starts,
+        )  # (lines, 2), (784, lines, 2)
         length = along.square().sum(1).clamp(min=1e-12)
         nearest = starts + ((beyond * along).sum(2) / length).clamp(0, 1)[..., None] * along
         distance = ((pixels + origin)[:, None] - nearest).norm(dim=2).amin(1)
@@ -161,9 +172,13 @@ def rasterize(strokes: Iterable[Iterable[tuple[float, float]]], thickness: float
 
 
 class DrawingPad(widgets.HBox):
-    """A canvas to draw on with mouse or finger; after each stroke answer(x (1, 1, 28, 28)) -> images, text is shown."""
+    """A canvas to draw on with mouse or finger; after each stroke answer(x (1, 1, 28, 28)) ->
+    images, text is shown.
+    """
 
-    def __init__(self, answer: Callable[[Tensor], tuple[Tensor, str]], columns: int = 2, size: int = 280):
+    def __init__(
+        self, answer: Callable[[Tensor], tuple[Tensor, str]], columns: int = 2, size: int = 280
+    ):
         require_whole(size=size)
         self.answer, self.size, self.strokes, self.down = answer, size, [], False
         self.canvas, self.screen = Canvas(width=size, height=size), Screen(columns, zoom=6)
@@ -179,12 +194,12 @@ class DrawingPad(widgets.HBox):
         self.clear()
         super().__init__([widgets.VBox([self.canvas, clear]), self.screen])
 
-    def press(self, x: float, y: float) -> None:
+    def press(self, x: Real, y: Real) -> None:
         """Begin a stroke."""
         self.down = True
         self.strokes.append([(x, y)])
 
-    def move(self, x: float, y: float) -> None:
+    def move(self, x: Real, y: Real) -> None:
         """Draw on, if a stroke has begun."""
         if self.down:
             self.canvas.stroke_line(*self.strokes[-1][-1], x, y)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gzip
 import hashlib
 import os
 import shutil
@@ -60,13 +61,17 @@ def idx_folder(tmp_path):
     return tmp_path
 
 
+def checksums(content):
+    """The MD5 of a file, and of what gzip makes of it."""
+    return tuple(hashlib.md5(form).hexdigest() for form in (content, gzip.compress(content, mtime=0)))
+
+
 @pytest.fixture
 def tiny_mnist(idx_folder, monkeypatch):
     """The tiny MNIST of `idx_folder`, with its own checksums and no mirror that answers."""
-    files = (idx_folder / "MNIST" / "raw").iterdir()
-    monkeypatch.setattr(mnist, "MNIST_MD5", {f.name: hashlib.md5(f.read_bytes()).hexdigest() for f in files})
-    monkeypatch.setattr(h.import_datasets().MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    monkeypatch.setattr(h.import_datasets().MNIST, "resources", [(f"{name}.gz", "0") for name in mnist.MNIST_MD5])
+    raw = idx_folder / "MNIST" / "raw"
+    monkeypatch.setattr(mnist, "FILES", {name: checksums((raw / name).read_bytes()) for name in mnist.FILES})
+    monkeypatch.setattr(mnist, "MIRRORS", ["http://127.0.0.1:9/"])
     return idx_folder
 
 

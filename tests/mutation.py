@@ -11,54 +11,18 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from tqdm import tqdm
 
-PARTS = {
-    "likelihoods and KL": (
-        "gaussian_log_likelihood",
-        "gaussian_log_density",
-        "bernoulli_log_likelihood",
-        "kl_divergence",
-        "kl_per_dimension",
-        "reparameterize",
-    ),
-    "elbo": ("vae_objective", "elbo_terms", "latent_terms", "latent_elbo", "require_posterior"),
-    "estimators": (
-        "importance_log_prob",
-        "draw_log_weights",
-        "log_weight",
-        "log_power_sums",
-        "log_mean_weight",
-        "annealed_log_prob",
-        "anneal",
-        "value_and_gradient",
-        "hamiltonian_move",
-    ),
-    "EM": (
-        "multiply",
-        "congruence",
-        "gram",
-        "Frame",
-        "whitening",
-        "monomials",
-        "cholesky",
-        "whitener",
-        "safe_cholesky",
-        "JointDensity",
-        "Sums",
-        "sums_of_monomials",
-        "expectation_step",
-        "maximization_step",
-        "split_widest",
-        "count_monomials",
-        "with_monomials",
-        "in_parts",
-        "maximize_likelihood",
-        "GaussianMixture",
-    ),
+PARTS = {  # functions and classes of latent_digits/, by module and name
+    "likelihoods and KL": ["densities.*"],
+    "elbo": ["training.vae_objective", "latents.latent_terms", "latents.latent_elbo"],
+    "estimators": ["log_prob.*"],
+    "EM": ["em.*", "mixture.*"],
 }
+FORMS = ("x_{}__mutmut_*", "xǁ{}ǁ*")  # how mutmut names mutants of a function and of a class
 KILLED = 0.9  # the share that must be
 # how mutmut names the end of a mutant's tests: pytest's exit codes, and a processor time that was exceeded
 OUTCOMES = {0: "survived", 1: "killed", 3: "killed"} | dict.fromkeys((-24, 24, 36, 152, 255), "timeout")
@@ -66,9 +30,14 @@ SURVIVORS = Path(__file__).with_name("survivors.toml")
 
 
 def name_of(mutant: str) -> str:
-    """The function or class that a mutant is of: latent_digits.em.xǁFrameǁenter__mutmut_1 -> Frame."""
-    bare = mutant.rpartition(".x")[2].rsplit("__mutmut_", 1)[0]
-    return bare.split("ǁ")[1] if "ǁ" in bare else bare.removeprefix("_")
+    """What a mutant is of: latent_digits.em.xǁSumsǁadd__mutmut_1 -> em.Sums."""
+    module, _, bare = mutant.removeprefix("latent_digits.").rsplit("__mutmut_", 1)[0].partition(".x")
+    return f"{module}.{bare.split('ǁ')[1] if 'ǁ' in bare else bare.removeprefix('_')}"
+
+
+def is_in(mutant: str, part: str) -> bool:
+    """Whether a mutant belongs to a part."""
+    return any(fnmatch(name_of(mutant), pattern) for pattern in PARTS[part])
 
 
 def change(mutant: str) -> str:
@@ -106,15 +75,16 @@ def judge(part: str, outcomes: Mapping[str, str], changes: Mapping[str, str], re
 
 def run_mutmut(parts: Iterable[str]) -> dict[str, dict[str, str]]:
     """Let mutmut make the mutants of these parts and test them. Returns how each ended, by part."""
-    patterns = [form.format(name) for part in parts for name in PARTS[part] for form in ("x_{}__mutmut_*", "xǁ{}ǁ*")]
-    command = [Path(sys.executable).parent / "mutmut", "run", *(f"latent_digits.*.{pattern}" for pattern in patterns)]
+    names = [pattern.split(".") for part in parts for pattern in PARTS[part]]
+    patterns = [f"latent_digits.{module}.{form.format(name)}" for module, name in names for form in FORMS]
+    command = [Path(sys.executable).parent / "mutmut", "run", *patterns]
     alone = os.environ | {"OMP_NUM_THREADS": "1"}  # mutmut forks: where torch had threads, a mutant would hang
     subprocess.run(command, env=alone, check=True)
     codes = {}
     for path in Path("mutants/latent_digits").glob("*.meta"):
         codes |= json.loads(path.read_text())["exit_code_by_key"]
     ends = {mutant: OUTCOMES.get(code, f"ended with {code}") for mutant, code in codes.items()}
-    return {part: {mutant: end for mutant, end in ends.items() if name_of(mutant) in PARTS[part]} for part in parts}
+    return {part: {mutant: end for mutant, end in ends.items() if is_in(mutant, part)} for part in parts}
 
 
 def main() -> int:

@@ -7,11 +7,11 @@ import statistics
 import nbformat
 import pytest
 
-import helpers as h
 from study import run
+from study.settings import PROJECT
 
-PATHS = sorted((h.PROJECT / "notebooks").glob("*.ipynb"))
-RESULTS = json.loads((h.PROJECT / "figures" / "results.json").read_text())
+PATHS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+RESULTS = json.loads((PROJECT / "figures" / "results.json").read_text())
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
@@ -89,7 +89,7 @@ def test_every_figure_is_stored(notebook, path):
     names = re.findall(r"report\.figure\(\w+, \"(\w+)\"\)", "\n".join(c.source for c in code_cells(notebook)))
     assert len(names) == len(set(names)) >= 4
     for name in names:
-        image = h.PROJECT / "figures" / f"{path.stem[:2]}_{name}.png"
+        image = PROJECT / "figures" / f"{path.stem[:2]}_{name}.png"
         assert image.read_bytes().startswith(b"\x89PNG"), image
     shown = sum("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs)
     assert shown == len(names)
@@ -97,7 +97,7 @@ def test_every_figure_is_stored(notebook, path):
 
 def test_no_figure_is_left_over():
     sources = {path.stem[:2]: path.read_text() for path in PATHS}
-    for image in (h.PROJECT / "figures").glob("*.png"):
+    for image in (PROJECT / "figures").glob("*.png"):
         number, name = image.stem.split("_", 1)
         assert f'\\"{name}\\"' in sources[number], f"{image.name} is made by no notebook"
 
@@ -145,7 +145,7 @@ def test_rhythm(notebook, path):
     assert first.startswith(f"# {path.stem[:2]} · ")
     assert "**Questions.**" in first
     assert "**Time.**" in first
-    assert "h.Settings.from_environment()" in code_cells(notebook)[0].source
+    assert "h.begin(" in code_cells(notebook)[0].source
     assert statistics.median(len(cell.source.splitlines()) for cell in code_cells(notebook)) <= 12
     assert "report.finish()" in code_cells(notebook)[-1].source
     for part in ("**Limits.**", "**Exercises.**"):

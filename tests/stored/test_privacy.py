@@ -9,9 +9,9 @@ import struct
 import nbformat
 import pytest
 
-import helpers as h
+from study.settings import PROJECT
 
-NOTEBOOKS = sorted((h.PROJECT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 
 # what a stored notebook must not tell
 
@@ -58,7 +58,7 @@ def test_what_is_told_is_noticed():
 
 
 def test_pictures_carry_nothing_but_the_name_of_their_software():
-    for path in (h.PROJECT / "figures").glob("*.png"):
+    for path in (PROJECT / "figures").glob("*.png"):
         content, position = path.read_bytes(), 8
         while position < len(content):
             length, kind = struct.unpack(">I4s", content[position : position + 8])

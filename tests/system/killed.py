@@ -5,11 +5,13 @@ import torch
 import torch._dynamo  # optimizers import it when the first is made, which takes longer than all the rest
 
 import helpers as h
+from study.cache import source_hash
 
-h.source_hash("fit")  # read and taken apart before the fork: what is to be killed is the training and writing
+# taken apart before the fork: what is to be killed is the training and writing
+source_hash("latent_digits.latents")
 
 CONFIG = h.VAEConfig(epochs=2, batch_size=20, snapshots=(1, 2))
-LATENTS = h.LatentConfig(epochs=2, batch_size=20, snapshots=(1,), settling_steps=2)
+LATENTS = h.LatentConfig(epochs=2, batch_size=20, snapshots=(1,), refining_steps=2)
 
 
 def work(folder):
@@ -19,14 +21,14 @@ def work(folder):
     x, y = torch.rand(60, 1, 28, 28, generator=generator), torch.arange(60) % 10
     data = h.Data("digits", x, y, x[:20], y[:20])
     model = h.build(h.mlp_vae, latent_size=4, hidden=(32,), seed=0)
-    run = h.fit(model, h.vae_objective, data, CONFIG, cache=folder / "cache")
+    cache = folder / "cache"
+    run, _ = h.recall(h.fit, model, h.vae_objective, data, CONFIG, cache=cache)
     start = torch.zeros(60, 4), torch.zeros(60, 4)
-    free = h.fit_latents(h.without_encoder(model), start, data, LATENTS, cache=folder / "cache")
+    free, _ = h.recall(h.fit_latents, h.without_encoder(model), start, data, LATENTS, cache=cache)
     q = h.in_batches(h.build(h.mlp_vae, latent_size=4, hidden=(32,), seed=1).encode, x)
-    given = {"x": x, "mu": q[0], "logvar": q[1], "num_samples": 20}
-    estimate, _ = h.recall(h.importance_log_prob, free.model, cache=folder / "cache", **given)
-    estimate = h.LogProb(*estimate)
-    settings = h.Settings(output=folder / "figures", cache=folder / "cache")
+    given = {"num_samples": 20, "generator": h.make_generator(0)}
+    estimate, _ = h.recall(h.importance_log_prob, x, *q, free.model.decode, **given, cache=cache)
+    settings = h.Settings(output=folder / "figures", cache=cache)
     report = h.Report("09_killed", settings, data)
     report.result("elbo", run.history["validation_elbo"].iloc[-1], "nats", digits=9)
     report.result("log p(x)", estimate.log_prob.mean(), "nats", digits=9)

@@ -19,7 +19,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import sync_playwright
 
-import helpers as h
+from around import wait_until
+from study.settings import PROJECT
 
 TOKEN = "a-token-for-this-test"
 MAP = """import sys
@@ -104,10 +105,10 @@ def lab(tmp_path_factory):
     """The address of a JupyterLab over the interactive parts of the notebooks, with QUICK settings."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "notebooks").mkdir()
-    for path in (h.PROJECT / "notebooks").glob("*.ipynb"):
+    for path in (PROJECT / "notebooks").glob("*.ipynb"):
         nbformat.write(interactive_part(path), folder / "notebooks" / path.name)
     for name in ("helpers.py", "latent_digits", "study"):
-        (folder / name).symlink_to(h.PROJECT / name)
+        (folder / name).symlink_to(PROJECT / name)
     nbformat.write(map_alone(), folder / "notebooks" / "map.ipynb")
     for name, text in LAB_SETTINGS.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -140,15 +141,17 @@ def lab(tmp_path_factory):
 
 def address_of(server, folder):
     """http://127.0.0.1:port of the server, once it answers."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.poll() is None:
+
+    def address():
+        assert server.poll() is None, (folder / "lab.log").read_text()
         for path in (folder / "runtime").glob("jpserver-*.json"):
             with contextlib.suppress(urllib.error.URLError, json.JSONDecodeError):  # not yet up, or not yet written
-                address = json.loads(path.read_text())["url"].rstrip("/")
-                urllib.request.urlopen(f"{address}/api", timeout=5).close()
-                return address
-        time.sleep(0.2)
-    raise AssertionError(f"JupyterLab did not start:\n{(folder / 'lab.log').read_text()}")
+                found = json.loads(path.read_text())["url"].rstrip("/")
+                urllib.request.urlopen(f"{found}/api", timeout=5).close()
+                return found
+        return None
+
+    return wait_until(address, said=(folder / "lab.log").read_text)
 
 
 class Notebook:
@@ -184,10 +187,11 @@ class Notebook:
         """Run every cell until all are done, or one fails."""
         self.page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
         self.page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        deadline = time.monotonic() + 600
-        while not (all(cell["execution_count"] for cell in self.cells()) or self.failures()):
-            assert time.monotonic() < deadline, [cell["source"] for cell in self.cells() if not cell["execution_count"]]
-            self.page.wait_for_timeout(500)
+
+        def waiting():
+            return [cell["source"] for cell in self.cells() if not cell["execution_count"]]
+
+        wait_until(lambda: not waiting() or self.failures(), 600, waiting, lambda: self.page.wait_for_timeout(500))
         self.wait_until_idle()
 
     def failures(self):
@@ -263,12 +267,13 @@ def test_the_map_is_whole_in_a_slow_browser(browser, lab):
     assert points.count() == 50
     for point, digit in ((points.first, 0), (points.last, 9)):
         caption = opened.page.locator(".widget-html").filter(has_text=f"digit {digit}")
-        deadline = time.monotonic() + 10
-        while not caption.count():
-            assert time.monotonic() < deadline
+
+        def hover(point=point):
             opened.page.mouse.move(1, 1)
             point.hover(force=True)
             opened.page.wait_for_timeout(200)
+
+        wait_until(caption.count, 10, pause=hover)
     assert opened.complaints == []
     opened.page.close()
 

@@ -1,7 +1,6 @@
 """The tests of the notebooks can fail: of a defect planted in a copy of the project `make test`'s machinery tells."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -11,7 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-import helpers as h
+from around import plain_environment
+from study.settings import PROJECT
 
 NOT_THE_PROJECT = shutil.ignore_patterns(
     ".git", ".venv", ".cache", ".*_cache", "__pycache__", "report", "play", "data", "mutants", ".hypothesis"
@@ -21,14 +21,12 @@ NOT_THE_PROJECT = shutil.ignore_patterns(
 @pytest.fixture
 def project(tmp_path):
     """A copy of the project, to plant defects in."""
-    return shutil.copytree(h.PROJECT, tmp_path / "project", ignore=NOT_THE_PROJECT)
+    return shutil.copytree(PROJECT, tmp_path / "project", ignore=NOT_THE_PROJECT)
 
 
 def call(project, *command, quick=True, options=""):
     """Run a command in the copy, on the digits. Returns whether it passed, and what it said."""
-    leave_out = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "NOTEBOOKS", "OUTPUT", "CACHE", "SEED")
-    environ = {name: value for name, value in os.environ.items() if name not in leave_out}
-    environ |= {"DATA": "digits", "QUICK": "1" if quick else "", "PYTEST_ADDOPTS": options}
+    environ = plain_environment() | {"DATA": "digits", "QUICK": "1" if quick else "", "PYTEST_ADDOPTS": options}
     done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
     return done.returncode == 0, done.stdout + done.stderr
 
@@ -59,12 +57,12 @@ def test_a_flipped_sign_of_the_kl_is_told(project):
 
 def test_an_untrained_decoder_is_told(project):
     """No step is ever taken: at full scale, where nothing is skipped."""
-    visit = "    def visit(self, batch: Tensor, epoch: int = 1, step: int = 1) -> None:\n"
+    step = "    def training_step(self, batch: Tensor, epoch: Integral = 1, step: Integral = 1) -> None:\n"
     module = project / "latent_digits" / "training.py"
     text = module.read_text()
     docstring = '        """One step of the weights on the images of a batch, given by their indices."""\n'
-    assert text.count(visit + docstring) == 1
-    module.write_text(text.replace(visit + docstring, f"{visit}{docstring}        return\n"))
+    assert text.count(step + docstring) == 1
+    module.write_text(text.replace(step + docstring, f"{step}{docstring}        return\n"))
     passed, said = execute_again(project, "02", quick=False)
     assert not passed
     assert "✗ the two curves part" in said

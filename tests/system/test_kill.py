@@ -15,13 +15,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import killed
 import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-import helpers as h
+import killed
+from around import plain_environment, wait_until
+from study.settings import PROJECT
 
 
 def outcome(folder):
@@ -34,7 +35,7 @@ def outcome(folder):
 def processes():
     """Makes processes that have everything imported as they start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(h.PROJECT)]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(PROJECT)]))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["killed"])
         yield context.Process
@@ -79,7 +80,7 @@ settings = h.Settings.from_environment()
 data = h.load_data("digits", per_class=30, seed=settings.seed, test_size=50)
 report = h.Report(NAME, settings, data)
 model = h.build(h.mlp_vae, latent_size=4, hidden=(32,), seed=SEED)
-run = h.fit(model, h.vae_objective, data, h.VAEConfig(epochs=4, snapshots=()), cache=settings.cache)
+run, _ = h.recall(h.fit, model, h.vae_objective, data, h.VAEConfig(epochs=4, snapshots=()), cache=settings.cache)
 time.sleep(1)
 import matplotlib.pyplot as plt
 figure = plt.figure()
@@ -94,9 +95,9 @@ def project(tmp_path):
     folder = tmp_path / "project"
     (folder / "notebooks").mkdir(parents=True)
     for name in ("helpers.py", "requirements.txt", "Makefile"):
-        shutil.copy2(h.PROJECT / name, folder)
+        shutil.copy2(PROJECT / name, folder)
     for name in ("latent_digits", "study"):
-        shutil.copytree(h.PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for number, name in enumerate(("08_first", "09_second")):
         code = NOTEBOOK.replace("PROJECT", repr(str(folder))).replace("NAME", repr(name)).replace("SEED", str(number))
         cells = [new_markdown_cell(f"# {name}"), new_code_cell(code)]
@@ -115,13 +116,16 @@ def make_run(folder, seconds=600):
 
     Returns the time it took and whether it was killed.
     """
-    leave_out = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "NOTEBOOKS", "OUTPUT", "CACHE", "SEED", "QUICK", "DATA")
-    environ = {name: value for name, value in os.environ.items() if name not in leave_out}
     command = ["make", "-o", ".venv/installed", "run", f"BIN={Path(sys.executable).parent}", "JOBS=1"]
     command.append("NOTEBOOKS=notebooks/08_first.ipynb notebooks/09_second.ipynb")
     began = time.monotonic()
     process = subprocess.Popen(
-        command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        cwd=folder,
+        env=plain_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         out = process.communicate(timeout=seconds)[0].decode()
@@ -131,10 +135,7 @@ def make_run(folder, seconds=600):
         family = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    deadline = time.monotonic() + 60
-    while any(lives(child) for child in family):
-        assert time.monotonic() < deadline, "a kernel has outlived the run that was killed"
-        time.sleep(0.1)
+    wait_until(lambda: not any(map(lives, family)), 60, lambda: "a kernel has outlived the run that was killed")
     return time.monotonic() - began, True
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -12,11 +11,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-import helpers as h
 import study.run
+from around import plain_environment
 from study import cache
-
-PROJECT = h.PROJECT  # also where the tests have another
+from study.settings import PROJECT
 
 SETUP = """import sys
 sys.path.insert(0, PROJECT)
@@ -234,13 +232,21 @@ def test_a_stamp_notices_every_change(stamped, monkeypatch):
     assert any("torch 2" in reason for reason in study.run.stale(notebook))
 
 
-def test_a_stamp_notices_changed_cells_and_helpers(stamped, monkeypatch):
-    notebook, source = stamped, cache.SOURCE
-    monkeypatch.setattr(cache, "SOURCE", source.replace("def frechet_distance(", "def frechet_distance(ignored, "))
+def test_a_stamp_notices_changed_cells_and_modules(stamped, monkeypatch):
+    notebook, read = stamped, cache.source_of
+
+    def edit(module, old, new):
+        assert old in read(module)
+        edited = {module: read(module).replace(old, new)}
+        monkeypatch.setattr(cache, "source_of", lambda name: edited.get(name) or read(name))
+
+    edit("latent_digits.metrics", "max(0.0, ", "max(0.1, ")
     assert study.run.stale(notebook) == []  # the notebook never reaches it
-    monkeypatch.setattr(cache, "SOURCE", source.replace("round(float(value), digits)", "round(-float(value), digits)"))
+    edit("study.report", "give letters", "choose letters")  # a message
+    assert study.run.stale(notebook) == []
+    edit("study.report", "round(float(value), digits)", "round(-float(value), digits)")
     assert any("code of ours behind it" in reason for reason in study.run.stale(notebook))
-    monkeypatch.setattr(cache, "SOURCE", source)
+    monkeypatch.setattr(cache, "source_of", read)
     notebook.cells[2].source += "\n1 + 1"
     assert any("its code" in reason for reason in study.run.stale(notebook))
 
@@ -251,8 +257,7 @@ def test_a_notebook_without_a_stamp_is_stale(small):
 
 @pytest.mark.parametrize("command", ["run", "refresh", "test", "report"])
 def test_make_takes_every_notebook(command):
-    plain = {name: value for name, value in os.environ.items() if name not in ("NOTEBOOKS", "MAKEFLAGS", "MFLAGS")}
-    call = {"cwd": h.PROJECT, "env": plain, "capture_output": True, "text": True, "check": True}
+    call = {"cwd": PROJECT, "env": plain_environment(), "capture_output": True, "text": True, "check": True}
     told = subprocess.run(["make", "-n", command], **call).stdout
-    notebooks = sorted(path.name for path in (h.PROJECT / "notebooks").glob("*.ipynb"))
+    notebooks = sorted(path.name for path in (PROJECT / "notebooks").glob("*.ipynb"))
     assert sorted(re.findall(r"notebooks/(\S+\.ipynb)", told)) == notebooks

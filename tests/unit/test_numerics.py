@@ -43,7 +43,8 @@ def test_weights_of_very_narrow_and_very_wide_posteriors(logvar, mu, seed):
     for kind in (torch.float32, torch.float64):
         q = torch.full((6, 4), mu, dtype=kind), torch.full((6, 4), logvar, dtype=kind)
         decode = lambda z: torch.sigmoid(z.sum(1, keepdim=True)).expand(-1, 5)  # noqa: E731
-        weights.append(h.log_weight(x.to(kind), u.to(kind), *q, decode, 0.4))
+        likelihood = h.GaussianLikelihood(decode, 0.4)
+        weights.append(h.log_weight(x.to(kind), u.to(kind), h.Posterior(*q), likelihood))
     torch.testing.assert_close(weights[0].double(), weights[1], rtol=2e-5, atol=2e-3)
 
 
@@ -118,10 +119,12 @@ def test_a_chain_that_strays_to_where_the_decoder_overflows_comes_back():
         inside = (z.abs() < limit).all(1, keepdim=True)
         return torch.where(inside, z @ torch.ones(2, 4) / 2, math.nan)
 
-    run, rate = h.annealed_log_prob(x, *q, decode, 1.0, chains=40, temperatures=30, generator=h.make_generator(1))
-    whole, _ = h.annealed_log_prob(
-        x, *q, lambda z: decode(z, math.inf), 1.0, chains=40, temperatures=30, generator=h.make_generator(1)
-    )
+    def anneal(decode):
+        likelihood, settings = h.GaussianLikelihood(decode, 1.0), h.Annealing(chains=40, temperatures=30)
+        return h.annealed_log_prob(x, h.Posterior(*q), likelihood, settings, generator=h.make_generator(1))
+
+    run, rate = anneal(decode)
+    whole, _ = anneal(lambda z: decode(z, math.inf))
     assert run.log_prob.isfinite().all()
     assert 0.5 < rate < 1
     torch.testing.assert_close(run.log_prob, whole.log_prob, rtol=0, atol=0.3)
@@ -154,7 +157,9 @@ def test_training_stops_where_the_loss_is_no_longer_finite(data, good, place, ki
         model, objective = h.build(h.Classifier, 2, 4, seed=0), h.classification_objective
         model.body.insert(0, Broken(good))
         config = h.TrainConfig(epochs=3, batch_size=50)
-    with pytest.raises(FloatingPointError, match=rf"stopped at {place}: loss is nan.*or lower learning_rate \(now 0.0"):
+    with pytest.raises(
+        FloatingPointError, match=rf"stopped at {place}: loss must be finite, got nan.*or lower learning_rate \(now 0.0"
+    ):
         h.fit(model, objective, data, config)
 
 
@@ -171,7 +176,7 @@ def test_training_stops_where_its_last_step_ruined_the_weights(data):
         return terms
 
     ruin.steps = 0
-    with pytest.raises(FloatingPointError, match=r"stopped at epoch 1, step last: train_loss is nan"):
+    with pytest.raises(FloatingPointError, match=r"stopped at epoch 1, step last: train_loss must be finite, got nan"):
         h.fit(model, ruin, data, h.TrainConfig(epochs=2, batch_size=50))
 
 

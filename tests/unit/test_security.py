@@ -11,12 +11,13 @@ import nbformat
 import pytest
 import yaml
 
-import helpers as h
+from study.files import cached
+from study.settings import PROJECT
 
 FOLDERS = ("", "latent_digits/", "study/", "tests/**/", "benchmarks/")
-CODE = sorted(path for folder in FOLDERS for path in h.PROJECT.glob(f"{folder}*.py"))
-NOTEBOOKS = sorted((h.PROJECT / "notebooks").glob("*.ipynb"))
-WORKFLOW = yaml.safe_load((h.PROJECT / ".github" / "workflows" / "test.yml").read_text())
+CODE = sorted(path for folder in FOLDERS for path in PROJECT.glob(f"{folder}*.py"))
+NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+WORKFLOW = yaml.safe_load((PROJECT / ".github" / "workflows" / "test.yml").read_text())
 
 
 @functools.cache
@@ -64,7 +65,7 @@ def test_nothing_is_loaded_that_could_run_code():
 
 
 def pins(name):
-    lines = (h.PROJECT / name).read_text().splitlines()
+    lines = (PROJECT / name).read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -89,7 +90,7 @@ def test_nothing_compiles_grammars_while_it_is_imported():
 
 def test_dependencies_are_audited_and_tested_in_all_their_versions():
     """The workflow runs pip-audit, and tests every Python and the ends of the range of torch that are allowed."""
-    project = tomllib.loads((h.PROJECT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     commands = [step.get("run", "") for job in WORKFLOW["jobs"].values() for step in job["steps"]]
     assert any("pip-audit" in command and "requirements.txt" in command for command in commands)
     cases = WORKFLOW["jobs"]["versions"]["strategy"]["matrix"]["include"]
@@ -106,4 +107,4 @@ def test_a_warning_from_our_own_code_is_an_error(tmp_path):
     path = tmp_path / "kept.pt"
     path.write_bytes(b"damaged")
     with pytest.raises(UserWarning, match="is damaged and is computed again"):
-        h.cached(path, dict)
+        cached(path, dict)

@@ -1,10 +1,5 @@
-"""Networks, the training loop and its cache."""
+"""Networks and the training loop."""
 
-import ast
-import importlib.util
-import os
-import sys
-import textwrap
 from dataclasses import replace
 
 import pytest
@@ -13,18 +8,18 @@ from torch import nn
 
 import helpers as h
 from latent_digits import training
-from study import cache
+from latent_digits.networks import VAE, PixelUpscale
+from latent_digits.precision import DTYPES
+from latent_digits.random import seeded
+from latent_digits.training import make_schedule
+from small import small_vae
 
 TINY = h.TrainConfig(epochs=2, batch_size=50, snapshots=(1, 2))
 TINY_VAE = h.VAEConfig(epochs=3, batch_size=50, snapshots=(1, 3))
 
 
-def small_vae():
-    return h.mlp_vae(latent_size=4, hidden=(32,))
-
-
-def fit_small(data, config=TINY_VAE, seed=0, cache=None, objective=h.vae_objective, dtype="float32"):
-    return h.fit(h.build(small_vae, seed=seed), objective, data, config, seed=seed, dtype=dtype, cache=cache)
+def fit_small(data, config=TINY_VAE, seed=0, objective=h.vae_objective, dtype="float32"):
+    return h.fit(h.build(small_vae, seed=seed, dtype=dtype), objective, data, config, seed=seed)
 
 
 def test_network_shapes():
@@ -44,8 +39,8 @@ def test_network_shapes():
 
 
 def test_a_pixel_upscale_is_a_transposed_convolution():
-    with h.seeded(0):
-        ours = h.PixelUpscale(3)
+    with seeded(0):
+        ours = PixelUpscale(3)
     torchs = nn.ConvTranspose2d(3, 1, 4, stride=2, padding=1)
     torchs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3, 5, 4, generator=h.make_generator(0), requires_grad=True)
@@ -81,7 +76,7 @@ def test_build_is_set_by_its_seed_and_leaves_the_global_generator_alone():
 def test_a_network_multiplies_in_its_format_and_returns_float32(data):
     x = data.test_x[:8]
     for model in (h.build(h.conv_vae, seed=0).eval(), h.build(h.Classifier, seed=0).eval()):
-        call = model.encode if isinstance(model, h.VAE) else lambda x, model=model: (model(x), model.features(x))
+        call = model.encode if isinstance(model, VAE) else lambda x, model=model: (model(x), model.features(x))
         precise = call(x)
         model.dtype = "bfloat16"
         coarse = call(x)
@@ -91,17 +86,18 @@ def test_a_network_multiplies_in_its_format_and_returns_float32(data):
     assert h.without_encoder(h.build(h.conv_vae, seed=0)).dtype == "float32"
 
 
-def test_fit_trains_in_the_format_that_it_is_given(data):
+def test_fit_trains_in_the_format_of_the_network(data):
     config = h.VAEConfig(epochs=1, snapshots=())
-    runs = {dtype: h.fit(h.build(h.mlp_vae, seed=0), h.vae_objective, data, config, dtype=dtype) for dtype in h.DTYPES}
-    assert {dtype: run.model.dtype for dtype, run in runs.items()} == {dtype: dtype for dtype in h.DTYPES}
+    models = {dtype: h.build(h.mlp_vae, seed=0, dtype=dtype) for dtype in DTYPES}
+    runs = {dtype: h.fit(model, h.vae_objective, data, config) for dtype, model in models.items()}
+    assert {dtype: run.model.dtype for dtype, run in runs.items()} == {dtype: dtype for dtype in DTYPES}
     elbos = [run.history["validation_elbo"].iloc[-1] for run in runs.values()]
     assert elbos[0] != elbos[1]
     assert abs(elbos[0] - elbos[1]) < 0.05 * abs(elbos[0])
 
 
 def test_an_unknown_likelihood_is_refused():
-    with pytest.raises(ValueError, match="likelihood is 'laplace': choose one of 'gaussian', 'bernoulli'"):
+    with pytest.raises(ValueError, match="likelihood must be one of 'gaussian', 'bernoulli', got 'laplace'"):
         h.VAEConfig(likelihood="laplace")
 
 
@@ -149,8 +145,8 @@ def test_curves_are_of_some_images_evenly_spaced(data, monkeypatch):
     some = replace(data, **{name: getattr(data, name)[:: len(data.train_x) // 20] for name in ("train_x", "train_y")})
     some = replace(some, **{name: getattr(data, name)[:: len(data.test_x) // 20] for name in ("test_x", "test_y")})
     last = run.history.iloc[-1].to_dict()
-    assert last == pytest.approx(h.both_sides(run.model, h.vae_objective, some, TINY_VAE))
-    assert last["validation_elbo"] != h.both_sides(run.model, h.vae_objective, data, TINY_VAE)["validation_elbo"]
+    assert last == pytest.approx(h.evaluate_splits(run.model, h.vae_objective, some, TINY_VAE))
+    assert last["validation_elbo"] != h.evaluate_splits(run.model, h.vae_objective, data, TINY_VAE)["validation_elbo"]
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(data):
@@ -182,7 +178,7 @@ def test_a_loss_that_is_not_finite_stops_training(data):
     objective.steps = 0
     with pytest.raises(
         FloatingPointError,
-        match=r"stopped at epoch 1, step 3: loss is nan.*learning_rate \(now 0.0024\)",
+        match=r"stopped at epoch 1, step 3: loss must be finite, got nan.*learning_rate \(now 0.0024\)",
     ):
         fit_small(data, objective=objective)
 
@@ -190,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_training(data):
 def test_one_cycle_ends_low_and_a_constant_rate_stays(data):
     for one_cycle in (True, False):
         optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-2)
-        schedule = h.make_schedule(optimizer, replace(TINY, one_cycle=one_cycle, learning_rate=1e-2), total=20)
+        schedule = make_schedule(optimizer, replace(TINY, one_cycle=one_cycle, learning_rate=1e-2), total=20)
         rates = []
         for _ in range(20):
             rates.append(optimizer.param_groups[0]["lr"])
@@ -207,7 +203,7 @@ def test_one_cycle_ends_low_and_a_constant_rate_stays(data):
 @pytest.mark.parametrize("warm_up", [0.1, 0.3])
 def test_one_cycle_also_fits_very_short_runs(steps, warm_up):
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-2)
-    schedule = h.make_schedule(optimizer, h.TrainConfig(warm_up=warm_up), 2 * steps)
+    schedule = make_schedule(optimizer, h.TrainConfig(warm_up=warm_up), 2 * steps)
     for _ in range(2 * steps):
         assert 0 <= optimizer.param_groups[0]["lr"] < 1
         optimizer.step()
@@ -217,224 +213,3 @@ def test_one_cycle_also_fits_very_short_runs(steps, warm_up):
 def test_smoke_variant():
     assert h.VAEConfig().smoke() == replace(h.VAEConfig(), epochs=2, snapshots=(1, 2))
     assert h.TrainConfig().smoke().snapshots == ()
-
-
-# --- the cache ---
-
-
-def count_training(monkeypatch):
-    calls = []
-    original = h.train
-    monkeypatch.setattr(training, "train", lambda *args, **named: calls.append(1) or original(*args, **named))
-    return calls
-
-
-def test_a_cached_run_is_the_same_run(data, tmp_path, monkeypatch):
-    calls = count_training(monkeypatch)
-    first, again = fit_small(data, cache=tmp_path), fit_small(data, cache=tmp_path)
-    assert len(calls) == 1
-    assert first.history.equals(again.history)
-    assert first.seconds == again.seconds
-    assert list(first.snapshots) == list(again.snapshots)
-    assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in first.model.state_dict().items())
-
-
-def other_objective(model, x, y, config, generator):
-    return h.vae_objective(model, x, y, config, generator)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda _: {"config": replace(TINY_VAE, sigma=0.5)},
-        lambda _: {"config": replace(TINY_VAE, epochs=2)},
-        lambda _: {"seed": 1},
-        lambda _: {"dtype": "bfloat16"},
-        lambda _: {"objective": other_objective},
-        lambda data: {"data": replace(data, train_x=data.train_x.flip(0), train_y=data.train_y.flip(0))},
-    ],
-    ids=["setting", "epochs", "seed", "format", "objective", "data"],
-)
-def test_any_change_trains_anew(data, tmp_path, monkeypatch, change):
-    calls = count_training(monkeypatch)
-    fit_small(data, cache=tmp_path)
-    fit_small(**({"data": data, "cache": tmp_path} | change(data)))
-    assert len(calls) == 2
-
-
-def test_changed_code_trains_anew(data, tmp_path, monkeypatch):
-    calls = count_training(monkeypatch)
-    fit_small(data, cache=tmp_path)
-    monkeypatch.setattr(cache, "source_hash", lambda *names: "changed")
-    fit_small(data, cache=tmp_path)
-    assert len(calls) == 2
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:-10], lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], lambda b: b""]
-)
-def test_a_damaged_cache_is_noticed_and_rebuilt(tmp_path, damage):
-    path = tmp_path / "kept.pt"
-    expected = h.cached(path, lambda: {"weights": torch.arange(1000.0)})["weights"]
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.warns(UserWarning, match="is damaged and is computed again"):
-        found = h.cached(path, lambda: {"weights": torch.arange(1000.0)})["weights"]
-    assert torch.equal(found, expected)
-    assert torch.equal(h.cached(path, lambda: pytest.fail("it was not kept"))["weights"], expected)
-
-
-def test_a_full_disk_costs_the_cache_but_not_the_result(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.warns(UserWarning, match=r"could not be written .*No space left"):
-        result = h.cached(tmp_path / "kept.pt", lambda: {"value": 1})
-    assert result == {"value": 1}
-    assert [path.name for path in tmp_path.iterdir()] == [".kept.pt.lock"]
-
-
-def test_cache_files_cannot_run_code(tmp_path, capfd):
-    class Harmful:
-        def __reduce__(self):
-            return (print, ("code from a cache file ran",))
-
-    path = tmp_path / "kept.pt"
-    h.cached(path, lambda: {"value": Harmful()})  # with the right checksum
-    with pytest.warns(UserWarning, match="holds more than plain data, is not loaded, and is computed again"):
-        assert h.cached(path, lambda: {"value": 1}) == {"value": 1}
-    assert h.cached(path, dict) == {"value": 1}
-    assert "ran" not in capfd.readouterr().out
-
-
-def test_write_whole_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
-    path = tmp_path / "folder" / "file"
-    h.write_whole(path, b"old")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space")))
-    with pytest.raises(OSError, match="no space"):
-        h.write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in path.parent.iterdir()] == ["file"]
-
-
-class Scaled(nn.Module):
-    """A model that is not ours."""
-
-    def __init__(self, scale):
-        super().__init__()
-        self.body, self.scale = small_vae(), scale
-
-    def encode(self, x):
-        return self.body.encode(self.scale * x)
-
-    def decode(self, z):
-        return self.body.decode(z)
-
-
-def test_models_from_elsewhere_are_told_apart_too(data, tmp_path, monkeypatch):
-    calls = count_training(monkeypatch)
-    for scale in (1.0, 0.1, 1.0):
-        h.fit(h.build(Scaled, scale, seed=0), h.vae_objective, data, TINY_VAE, cache=tmp_path)
-    assert len(calls) == 2
-    before = h.code_behind(Scaled)
-    monkeypatch.setattr(cache, "SOURCE", cache.SOURCE.replace("def encode(self, x: Tensor)", "def encode(self, x)"))
-    assert h.code_behind(Scaled, h.VAE) != before
-    assert h.code_behind(nn.Linear) == h.code_behind(nn.Conv2d)
-
-
-# --- what the hash of code sees ---
-
-
-@pytest.mark.parametrize("edit", ["", "rate = 0.1", "base", "static", "method"])
-def test_all_of_a_class_from_elsewhere_is_hashed(tmp_path, monkeypatch, edit):
-    """Attributes, bases, static methods and methods; also where, as in a kernel, only functions are found."""
-    text = textwrap.dedent("""
-        class Base:
-            pass
-
-
-        class Mover(Base):
-            rate = 0.2
-
-            @staticmethod
-            def twice(x):
-                return x * 2
-
-            def step(self):
-                return 1
-    """)
-    replaced = {
-        "rate = 0.1": text.replace("0.2", "0.1"),
-        "base": text.replace("(Base)", "(object)"),
-        "static": text.replace("x * 2", "x * 3"),
-        "method": text.replace("return 1", "return 2"),
-    }
-    for kernel in (False, True):
-        hashes = []
-        for number, source in enumerate((text, replaced.get(edit, text))):
-            path = tmp_path / f"mover_{kernel}_{number}.py"
-            path.write_text(source)
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            module = importlib.util.module_from_spec(spec)
-            monkeypatch.setitem(sys.modules, path.stem, module)
-            spec.loader.exec_module(module)
-            if kernel:
-                del module.__file__  # what classes are found by
-            hashes.append(h.code_behind(module.Mover))
-        assert (hashes[0] != hashes[1]) == bool(edit)
-
-
-def test_what_decides_no_result_is_in_no_hash():
-    with_text = '''
-def f(x):
-    """Say."""
-    # why
-    require_positive(x=x)
-    data.require_sound()
-    if x > 3:
-        raise ValueError("too large")
-    warnings.warn("large")
-    return tqdm(x, desc="slow")
-'''
-    assert h.decisive(with_text) == "def f(x):\n    if x > 3:\n        pass\n    return tqdm(x)"
-    assert h.decisive('class A(Exception):\n    """Only this."""\n') == "class A(Exception):\n    pass"
-
-
-def edited_hash(monkeypatch, names, old, new):
-    """source_hash of `names` with one edit to the source."""
-    assert old in cache.SOURCE
-    monkeypatch.setattr(cache, "SOURCE", cache.SOURCE.replace(old, new))
-    return h.source_hash(*names)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "changes"),
-    [
-        ("expm1(logvar)", "expm1(1 * logvar)", True),  # kl_per_dimension, reached through vae_objective
-        ("expm1(logvar)", "expm1( logvar)", False),
-        ("class NaturalGradient:", "class NaturalGradient(object):", False),  # a message names what reaches it
-        ("os.fsync(", "os.fsync(0 + ", False),  # how a file is written
-        ("give a positive, finite number", "give another number", False),
-        ("\n\ndef frechet_distance", "\n\nCONSTANT = 3\n\n\ndef frechet_distance", False),
-        ('"""z = mu', '"""Z = mu', False),
-        (
-            "torch.bincount(probabilities",
-            "torch.bincount(1 * probabilities",
-            False,
-        ),  # class_share, which training never reaches
-        ("class TrainConfig:", "class TrainConfig(dict):", True),
-        ("@torch.no_grad()\ndef evaluate", "def evaluate", True),
-    ],
-)
-def test_source_hash_sees_the_code_that_is_reached(monkeypatch, old, new, changes):
-    names = ("train", "vae_objective", "VAE", "VAEConfig")
-    before = h.source_hash(*names)
-    assert (edited_hash(monkeypatch, names, old, new) != before) == changes
-
-
-def test_importing_helpers_does_nothing():
-    tree = ast.parse(cache.SOURCE)
-    allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.Expr)
-    for node in tree.body:
-        assert isinstance(node, allowed), ast.unparse(node)
-        assert not isinstance(node, ast.Expr) or isinstance(node.value, ast.Constant), ast.unparse(node)

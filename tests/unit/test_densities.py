@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from torch import distributions, nn
 
 import helpers as h
+from latent_digits.densities import elbo_terms
+from small import small_vae
 
 shapes = st.sampled_from([(1, 1), (3, 5), (4, 1, 7, 6), (2, 784)])
 
@@ -102,7 +104,7 @@ def test_reparameterize_is_set_by_its_generator():
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 def test_the_vaes_objective_is_made_of_torchs_densities(likelihood):
-    model = h.build(h.mlp_vae, latent_size=4, hidden=(32,), seed=0).eval()
+    model = h.build(small_vae, seed=0).eval()
     x = torch.rand(7, 1, 28, 28, generator=h.make_generator(1))
     config = h.VAEConfig(likelihood=likelihood, sigma=0.3, beta=3.0)
     terms = h.vae_objective(model, x, None, config, h.make_generator(0))
@@ -120,7 +122,7 @@ def test_the_vaes_objective_is_made_of_torchs_densities(likelihood):
 
 
 def test_the_loss_is_the_negative_elbo_unless_the_kl_is_weighted():
-    terms = h.elbo_terms(torch.tensor([-3.0]), torch.tensor([2.0]))
+    terms = elbo_terms(torch.tensor([-3.0]), torch.tensor([2.0]))
     assert {name: value.item() for name, value in terms.items()} == {
         "loss": 5.0,
         "elbo": -5.0,
@@ -139,21 +141,21 @@ def test_the_loss_is_the_negative_elbo_unless_the_kl_is_weighted():
         h.reparameterize,
     ],
 )
-def test_a_result_that_is_not_finite_is_no_bad_argument_but_a_failed_computation(function, position):
+def test_a_result_that_is_not_finite_is_reported_with_its_argument(function, position):
     arguments = [torch.ones(2, 3), torch.ones(2, 3)]
     arguments[position][0, 1] = math.nan
-    with pytest.raises(FloatingPointError, match="has 1 entries that are not finite"):
+    with pytest.raises((FloatingPointError, ValueError), match="must be finite, got 1 entries"):
         function(*arguments)
 
 
 @pytest.mark.parametrize("sigma", [0, -0.4])
 def test_sigma_must_be_positive(sigma):
-    with pytest.raises(ValueError, match=f"sigma is {sigma}: give a positive, finite number"):
+    with pytest.raises(ValueError, match=f"sigma must be a positive, finite number, got {sigma}"):
         h.gaussian_log_likelihood(torch.zeros(1, 2), torch.zeros(1, 2), sigma)
 
 
 def test_pixels_outside_the_unit_interval():
-    with pytest.raises(ValueError, match=r"x spans \[0, 255\]: scale it into \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"x must be in \[0, 1\], got values from 0 to 255"):
         h.bernoulli_log_likelihood(torch.tensor([[0.0, 255.0]]), torch.zeros(1, 2))
 
 
@@ -167,5 +169,5 @@ def test_pixels_outside_the_unit_interval():
     ],
 )
 def test_shapes_must_agree(call, name):
-    with pytest.raises(ValueError, match=rf"{name} has shape \(2, 1\): give it \(2, 3\)"):
+    with pytest.raises(TypeError, match=f"parameter '{name}'"):
         call(torch.zeros(2, 3), torch.zeros(2, 1))

@@ -9,6 +9,8 @@ import torch
 
 import helpers as h
 import study.report
+from latent_digits.precision import DTYPES, fast_bfloat16
+from study.settings import PROJECT
 
 
 @pytest.fixture
@@ -20,16 +22,16 @@ def test_settings_come_from_the_environment(tmp_path):
     default = h.Settings.from_environment({})
     assert (default.seed, default.quick, default.source) == (0, False, "auto")
     assert (default.per_class, default.test_size) == (2000, None)
-    assert default.output == h.PROJECT / "report" / "figures"
-    fast = h.fast_bfloat16(torch.device(default.device))
+    assert default.output == PROJECT / "report" / "figures"
+    fast = fast_bfloat16(torch.device(default.device))
     assert default.dtype == ("bfloat16" if fast else "float32")
-    for dtype in h.DTYPES:
+    for dtype in DTYPES:
         assert h.Settings.from_environment({"DTYPE": dtype}).dtype == dtype
     environ = {"SEED": "7", "QUICK": "1", "DATA": "digits", "OUTPUT": str(tmp_path), "CACHE": "kept", "DEVICE": "cpu"}
     changed = h.Settings.from_environment(environ)
     assert (changed.seed, changed.quick, changed.source, changed.device) == (7, True, "digits", "cpu")
     assert changed.output == tmp_path
-    assert changed.cache == h.PROJECT / "kept"
+    assert changed.cache == PROJECT / "kept"
     assert changed.per_class < default.per_class
     assert changed.scaled(h.VAEConfig()) == h.VAEConfig().smoke()
     assert default.scaled(h.VAEConfig()) == h.VAEConfig()
@@ -38,7 +40,7 @@ def test_settings_come_from_the_environment(tmp_path):
 
 @pytest.mark.parametrize("seed", ["one", "-1", "1.5"])
 def test_a_seed_that_is_no_number(seed):
-    with pytest.raises(ValueError, match=f"SEED is '{seed}': give a whole number"):
+    with pytest.raises(ValueError, match=f"SEED must be a whole number, .* got '{seed}'"):
         h.Settings.from_environment({"SEED": seed})
 
 

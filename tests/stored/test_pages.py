@@ -8,13 +8,13 @@ from urllib.parse import unquote
 
 import pytest
 
-import helpers as h
 from study import publish
+from study.settings import PROJECT
 
-RESULTS = json.loads((h.PROJECT / "figures" / "results.json").read_text())
+RESULTS = json.loads((PROJECT / "figures" / "results.json").read_text())
 QUESTIONS = [
     question
-    for group in tomllib.loads((h.PROJECT / "study" / "questions.toml").read_text())["group"]
+    for group in tomllib.loads((PROJECT / "study" / "questions.toml").read_text())["group"]
     for question in group["questions"]
 ]
 
@@ -23,10 +23,10 @@ QUESTIONS = [
 def report(tmp_path_factory):
     """The report on the stored notebooks."""
     folder = tmp_path_factory.mktemp("report")
-    notebooks = publish.read_notebooks((h.PROJECT / "notebooks").glob("*.ipynb"))
+    notebooks = publish.read_notebooks((PROJECT / "notebooks").glob("*.ipynb"))
     for name, notebook in notebooks.items():
-        publish.write_page(folder, name, notebook)
-    publish.write_index(folder, RESULTS, h.PROJECT / "figures", notebooks)
+        publish.write_page(folder, name, notebook, folder / "locks")
+    publish.write_index(folder, RESULTS, PROJECT / "figures", notebooks, folder / "locks")
     return folder
 
 
@@ -73,7 +73,7 @@ def test_the_index_has_every_check_result_and_figure(index):
             assert " ".join(f"✓ {check['claim']}".split()) in text
         for result in entry["results"]:
             assert f"{result['result']} {publish.show_number(result)}" in text
-        figures = {path.name for path in (h.PROJECT / "figures").glob(f"{name[:2]}_*.png")}
+        figures = {path.name for path in (PROJECT / "figures").glob(f"{name[:2]}_*.png")}
         assert set(re.findall(rf"figures/({name[:2]}_\w+\.png)", index)) == figures
     assert "Not a full run on MNIST" not in text
 
@@ -95,7 +95,7 @@ def test_every_question_is_answered(index):
 
 
 def test_every_question_names_cells_and_numbers_that_are_there():
-    notebooks = publish.read_notebooks((h.PROJECT / "notebooks").glob("*.ipynb"))
+    notebooks = publish.read_notebooks((PROJECT / "notebooks").glob("*.ipynb"))
     for question in QUESTIONS:
         assert "?" not in publish.fill_in(question, RESULTS), question
         for label, name, words in question["cells"]:

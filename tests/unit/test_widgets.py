@@ -2,7 +2,6 @@
 
 import io
 import math
-import time
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -15,6 +14,8 @@ from ipywidgets.widgets import widget
 from plotly.callbacks import InputDeviceState, Points
 
 import helpers as h
+from latent_digits.figures import GAP
+from study.widgets import Screen
 
 
 def pixels(image_widget):
@@ -27,10 +28,10 @@ def grey(level):
 
 
 def test_a_screen_shows_images_in_rows_and_text():
-    screen = h.Screen(columns=2, zoom=3)
+    screen = Screen(columns=2, zoom=3)
     screen.show(torch.stack([grey(level)[0] for level in (0.2, 0.4, 0.6)]), "three")
     picture = pixels(screen.picture)
-    assert picture.shape == (3 * (28 + h.GAP + 28),) * 2
+    assert picture.shape == (3 * (28 + GAP + 28),) * 2
     np.testing.assert_allclose([picture[40, 40], picture[40, 130], picture[130, 40]], [0.2, 0.4, 0.6], atol=0.003)
     assert picture[130, 130] == 1  # the place of a fourth
     assert screen.caption.value == "three"
@@ -45,21 +46,6 @@ def test_a_picture_follows_its_controls():
     assert (pixels(screen.picture).mean(), screen.caption.value) == (pytest.approx(0.1, abs=0.003), "0.1 0.0")
     second.value = 0.25
     assert (pixels(screen.picture).mean(), screen.caption.value) == (pytest.approx(0.35, abs=0.003), "0.1 0.25")
-
-
-def test_answer_time_waits_for_the_answer_and_puts_the_control_back(monkeypatch):
-    clock = iter(np.arange(0, 1000, 0.25))
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    slider, asked = widgets.FloatSlider(value=0.5, max=1), []
-
-    def answer(value):
-        asked.append(value)
-        return grey(value), ""
-
-    h.explore(answer, slider)
-    assert h.answer_time(slider, [0.1, 0.2, 0.3]) == 0.25
-    assert asked == [0.5, 0.1, 0.2, 0.3, 0.5]
-    assert slider.value == 0.5
 
 
 def test_the_map_shows_the_image_under_the_mouse():
@@ -152,13 +138,13 @@ def test_thickness_is_in_pixels_and_a_point_is_a_dot():
     "strokes", [[], [[]], [[(0, math.nan), (1, 1)]], [[(0, 0)], [(math.inf, 1)]], [[(0, 0, 1, 1)]], [[3.0]]]
 )
 def test_strokes_that_cannot_be_drawn(strokes):
-    with pytest.raises(ValueError, match=r"strokes is .*: give at least one list of finite points \(x, y\)"):
+    with pytest.raises(ValueError, match=r"strokes must be lists of finite points \(x, y\), got"):
         h.rasterize(strokes)
 
 
 @pytest.mark.parametrize("thickness", [0, -1, 20, math.nan])
 def test_a_pen_that_does_not_fit(thickness):
-    with pytest.raises(ValueError, match=rf"thickness is {thickness}: give pixels, more than 0 and less than 20"):
+    with pytest.raises(ValueError, match=rf"thickness must be more than 0 and less than 20 pixels, got {thickness}"):
         h.rasterize([[(0, 0), (1, 1)]], thickness)
 
 
@@ -169,4 +155,4 @@ def test_a_reading_is_the_likeliest_digit():
         def head(self, features):
             return torch.log(torch.full((len(features), 10), 0.2 / 9).index_fill(1, torch.tensor(4), 0.8))
 
-    assert h.read_aloud(Sure(), grey(0.5)) == "read as a 4<br>80% sure"
+    assert h.describe_prediction(Sure(), grey(0.5)) == "read as a 4<br>80% sure"

@@ -1,0 +1,103 @@
+"""A mixture as the prior of latents, in place of N(0, I)."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from latent_digits.checks import require_finite, require_whole
+from latent_digits.densities import kl_per_dimension, reparameterize
+from latent_digits.mixture import GaussianMixture
+from latent_digits.random import make_generator
+
+
+@dataclass
+class FittedPrior:
+    """A mixture over the latents that carry information; the others keep N(0, 1)."""
+
+    mixture: GaussianMixture
+    informative: Bool[Tensor, " d"]
+    generator: torch.Generator
+
+    def informative_part(self, z: Float[Tensor, "n {len(self.informative)}"]) -> np.ndarray:
+        """What the mixture is a density of: (n, informative latents)."""
+        return z[:, self.informative].cpu().double().numpy()
+
+    def complete(
+        self,
+        part: Float[np.ndarray, "n {self.informative.sum()}"],
+        others: Float[Tensor, "n {len(self.informative)}"],
+    ) -> Float[Tensor, "n {len(self.informative)}"]:
+        """The z of which `part` is the informative part, with its other latents from `others`."""
+        z = others.clone()
+        z[:, self.informative] = torch.from_numpy(part).to(z)
+        return z
+
+    def component_means(self) -> Tensor:
+        """The mean of every component as a z. (K, d)."""
+        shape = len(self.mixture.means_), len(self.informative)
+        zeros = torch.zeros(shape, device=self.informative.device)
+        return self.complete(self.mixture.means_, zeros)
+
+    def sample(self, n: Integral, components: Iterable | None = None) -> Tensor:
+        """n new draws in random order, (n, d); of some components, in proportion to their weights.
+
+        Raises ValueError for n < 1 and for components that are not there.
+        """
+        require_whole(n=n)
+        mixture = copy.copy(self.mixture)
+        if components is not None:
+            chosen, count = list(components), len(mixture.weights_)
+            if not chosen or not set(chosen) <= set(range(count)):
+                raise ValueError(
+                    f"components must be one or more from 0 to {count - 1}, got {chosen}"
+                )
+            for name in ("weights_", "means_", "covariances_"):
+                setattr(mixture, name, getattr(mixture, name)[chosen])
+            mixture.weights_ = mixture.weights_ / mixture.weights_.sum()
+        drawn, _ = mixture.sample(n)  # in the order of the components
+        shuffled = drawn[torch.randperm(n, generator=self.generator).numpy()]
+        others = torch.randn(n, len(self.informative), generator=self.generator)
+        return self.complete(shuffled, others.to(self.informative.device))
+
+
+def informative_latents(
+    mu: Float[Tensor, "n d"], logvar: Float[Tensor, "n d"]
+) -> Bool[Tensor, " d"]:
+    """The latents of q(z|x) that carry more than 0.1 nats on average, or the most of all.
+
+    Not all that are active (`active_dimensions`): a latent may move with the image and tell next to
+    nothing of it. Raises ValueError for entries that are not finite.
+    """
+    require_finite(mu=mu, logvar=logvar)
+    kl = kl_per_dimension(mu, logvar).mean(0)
+    return kl >= kl.max().clamp(max=0.1)
+
+
+def fit_prior(
+    mu: Float[Tensor, "n d"],
+    logvar: Float[Tensor, "n d"],
+    n_components: Integral,
+    seed: Integral = 0,
+    draws: Integral = 1,
+) -> FittedPrior:
+    """A Gaussian mixture fitted to the aggregate posterior (1/N) sum_i q(z|x_i).
+
+    To be sampled in place of N(0, I). Fitted, with full covariances, to `draws` draws from each
+    q(z|x_i), over the informative latents. seed: of these draws, of EM's start, and of all that is
+    sampled. "Ex-post density estimation" of Ghosh et al. 2020. Raises ValueError for a q that is
+    not finite, for draws < 1, and for fewer draws in all than components.
+    """
+    require_whole(draws=draws)
+    require_finite(mu=mu, logvar=logvar)
+    generator = make_generator(seed, mu.device)
+    z = torch.cat([reparameterize(mu, logvar, generator) for _ in range(draws)])
+    mixture = GaussianMixture(n_components, max_iter=500, random_state=np.random.RandomState(seed))
+    prior = FittedPrior(mixture, informative_latents(mu, logvar), make_generator(seed + 1))
+    mixture.fit(prior.informative_part(z))
+    return prior
