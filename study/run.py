@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from study import publish
-from study.cache import imports, source_hash
+from study.cache import imports, source_hash, source_of
 from study.files import atomic_write
 from study.settings import PROJECT, Settings
 
@@ -120,9 +120,7 @@ def code_hash(notebook: NotebookNode) -> str:
     """
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     names = set(re.findall(r"\bh\.(\w+)", "\n".join(cells)))
-    modules = {
-        module for module, name in imports((PROJECT / "helpers.py").read_text()) if name in names
-    }
+    modules = {module for module, name in imports(source_of("helpers")) if name in names}
     return hashlib.sha256("\n".join([*cells, source_hash(*sorted(modules))]).encode()).hexdigest()
 
 

@@ -7,7 +7,7 @@ import statistics
 import nbformat
 import pytest
 
-from study import run
+from study import cache, run
 from study.settings import PROJECT
 
 PATHS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
@@ -159,3 +159,11 @@ def test_some_outputs_are_compared(notebook):
     assert marked
     assert all(cell.outputs for cell in marked)
     assert all("NBVAL" not in cell.source for cell in code_cells(notebook) if cell not in marked)
+
+
+def test_a_change_of_the_widgets_makes_those_notebooks_stale_that_use_them_and_no_others(monkeypatch):
+    read, before = cache.source_of, cache.source_hash("latent_digits.training", "latent_digits.latents")
+    monkeypatch.setattr(cache, "source_of", lambda name: read(name) + "\nNEW = 1\n" * (name == "study.widgets"))
+    stale = [path.stem[:2] for path in PATHS if run.stale(nbformat.read(path, as_version=4))]
+    assert stale == ["02", "04", "05", "06"]  # which end with something to play with
+    assert cache.source_hash("latent_digits.training", "latent_digits.latents") == before  # nothing is trained anew

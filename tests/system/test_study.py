@@ -242,7 +242,7 @@ def test_a_stamp_notices_changed_cells_and_modules(stamped, monkeypatch):
 
     edit("latent_digits.metrics", "max(0.0, ", "max(0.1, ")
     assert study.run.stale(notebook) == []  # the notebook never reaches it
-    edit("study.report", "give letters", "choose letters")  # a message
+    edit("study.report", "name must be letters", "a name must be letters")  # a message
     assert study.run.stale(notebook) == []
     edit("study.report", "round(float(value), digits)", "round(-float(value), digits)")
     assert any("code of ours behind it" in reason for reason in study.run.stale(notebook))
