@@ -81,7 +81,7 @@ class Meter:
     def watch(self, *modules) -> None:
         """From here on the functions of `modules` that PARTS names tell when they are at work.
 
-        They keep their names and sources, by which models in the cache are found.
+        They keep their names; `start` then takes them for what was imported.
         """
         wrappers = [(EVERY_EPOCH, self.counted_once)]
         wrappers += [(names, functools.partial(self.watched, part)) for part, names in PARTS.items()]

@@ -78,7 +78,7 @@ def mnist_dataset(train: bool, *transforms):
     datasets = import_datasets()
     from torchvision.transforms import Compose, ToTensor
 
-    return datasets.MNIST(mnist_root(), train=train, transform=Compose([ToTensor(), *transforms]))
+    return datasets.MNIST(mnist_root(), train=train, download=True, transform=Compose([ToTensor(), *transforms]))
 
 
 def loader(dataset, batch_size: int, workers: int, shuffle: bool = True) -> torch.utils.data.DataLoader:

@@ -1,4 +1,4 @@
-"""Images and labels: of a dataset, of the scans that come with scikit-learn, a balanced subset."""
+"""Images and labels: a dataset, the scans that come with scikit-learn, balanced subsets."""
 
 import math
 from dataclasses import dataclass, replace

@@ -59,7 +59,7 @@ def tile(images: Float[Tensor, "n 1 h w"], columns: Integral) -> np.ndarray:
 def show_images(
     ax: plt.Axes, images: Float[Tensor, "n 1 h w"], columns: Integral, title: str = ""
 ) -> None:
-    """Draw images as a grid, black on the figure's white gaps."""
+    """Draw images as a grid with white gaps. Raises ValueError as `tile` does."""
     ax.imshow(tile(images, columns), cmap="gray", vmin=0, vmax=1)
     ax.set_axis_off()
     ax.set_title(title)

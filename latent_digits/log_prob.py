@@ -169,7 +169,7 @@ def annealed_log_prob(
 
     Each chain of an image goes from q(z|x) to the posterior, through q(z|x)^(1-b) p(x, z)^b with b
     from 0 to 1; a step is weighed, then followed by a move of Hamiltonian Monte Carlo (Neal 2001;
-    Wu et al. 2017). On average a lower bound, that relies less on q being like the posterior.
+    Wu et al. 2017). On average a lower bound that relies less on q being like the posterior.
     `exact`, one draw of each image's true posterior, known where x was drawn from the model, lets
     the chains run from there back to q: the result is on average an upper bound (Grosse et al.
     2015, "Sandwiching the marginal likelihood using bidirectional Monte Carlo"), whose std_error

@@ -39,12 +39,11 @@ class CorruptFileError(OSError):
 
 
 def read_mnist(root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All of MNIST: train_x (60000, 1, 28, 28), train_y (60000,), test_x (10000, 1, 28, 28), test_y
-    (10000,).
+    """All of MNIST: images (n, 1, 28, 28) in [0, 1] and digits (n,), 60,000 and 10,000 of each.
 
-    root: the folder that has it in torchvision's layout, MNIST/raw/, packed or not; what is missing
-    is downloaded. Raises CorruptFileError, which names the file, and OSError where no mirror
-    delivers what is missing.
+    As train_x, train_y, test_x, test_y. root: the folder that has it in torchvision's layout,
+    MNIST/raw/, packed or not; what is missing is downloaded. Raises CorruptFileError, which names
+    the file, and OSError where no mirror delivers what is missing.
     """
     arrays = []
     for name in FILES:
@@ -79,7 +78,10 @@ def read_verified(folder: Path, name: str) -> bytes:
 
 
 def read_unpacked(path: Path) -> tuple[bytes, str]:
-    """A file's content, unpacked, and its MD5. Raises CorruptFileError where it cannot be read."""
+    """A file's content, unpacked, and its MD5, or why it cannot be unpacked.
+
+    Raises CorruptFileError where it cannot be read.
+    """
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
@@ -93,8 +95,9 @@ def read_unpacked(path: Path) -> tuple[bytes, str]:
 
 
 def download(folder: Path, name: str) -> Path:
-    """The packed file, fetched into the folder, whole or not at all. Raises OSError with what
-    each mirror did.
+    """The packed file, fetched into the folder, whole or not at all.
+
+    A mirror that is silent for ten seconds is left. Raises OSError with what each mirror did.
     """
     pooch.get_logger().setLevel("WARNING")
     fetch, failures = pooch.HTTPDownloader(progressbar=True, timeout=10), []

@@ -71,7 +71,7 @@ def require_codes(codes: Float[Tensor, "n codes"]) -> None:
 
 
 def require_step(codes: Tensor, rows: Tensor, gradient: Tensor, rate: Real) -> None:
-    """Raise an error for what is not a step of codes[rows]."""
+    """Raise ValueError or FloatingPointError for what is not a step of codes[rows]."""
     require_between(0, rate=rate)
     if gradient.shape != (len(rows), codes.shape[1]):
         shape = (len(rows), codes.shape[1])

@@ -61,7 +61,7 @@ def decisive(source: str) -> str:
                 kept = [one for one in statements if not decides_nothing(one)]
                 setattr(node, part, kept or [ast.Pass()] * (part == "body"))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "tqdm":
-            node.keywords = []
+            node.args, node.keywords = node.args[:1], []
     return ast.unparse(tree)
 
 
@@ -140,9 +140,7 @@ def is_plain(value: object) -> bool:
 
 
 def identify(value: object, name: str = "it") -> object:
-    """What tells `value` from any other that leads to another result, as plain data. Raises
-    Unidentified.
-    """
+    """What tells `value` from any other that leads to another result. Raises Unidentified."""
     inside = functools.partial(identify, name=name)
     if isinstance(value, np.generic):
         value = value.item()
@@ -183,9 +181,7 @@ def identify_array(values: Tensor | np.ndarray) -> list:
 
 
 def identify_code(item: type | Callable) -> list:
-    """Where a function or class is defined, and the code behind it. Raises Unidentified where it
-    is not ours.
-    """
+    """Where a function or class is, and the code behind it. Raises Unidentified if not ours."""
     module, name = item.__module__ or "", item.__qualname__
     if not (is_ours(module) or module.partition(".")[0] == "torch"):
         raise Unidentified(f"{name} is code of {module}")
@@ -235,8 +231,9 @@ def arithmetic() -> list:
 
 
 def pack(value: object, networks: list[nn.Module]) -> object:
-    """A result as plain data; a network as its place in `networks`. Raises Unidentified for what
-    is neither.
+    """A result as plain data, with a network as its place in `networks`.
+
+    Raises Unidentified for what is neither.
     """
     inside = functools.partial(pack, networks=networks)
     if isinstance(value, nn.Module) and any(value is network for network in networks):

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 
 def atomic_write(path: Path, payload: bytes, locks: Path | None = None) -> None:
-    """Write `payload` to `path` whole or not at all: a temporary file beside it, synced, then
-    renamed.
+    """Write `payload` to `path` whole or not at all.
 
-    locks: as for `file_lock`, where other processes may write to the same path. Raises OSError
-    (disk full, no permission); the old file, if any, is then still there.
+    A temporary file beside it is written, synced, then renamed. locks: as for `file_lock`, where
+    other processes may write to the same path. Raises OSError (disk full, no permission); the old
+    file, if any, is then still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(path, locks) if locks else contextlib.nullcontext():
@@ -40,11 +40,11 @@ def atomic_write(path: Path, payload: bytes, locks: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def file_lock(path: Path, locks: Path) -> Iterator[None]:
-    """Inside, no other process is inside for the same `path`; another's end is waited for, and it
-    is said.
+    """Inside, no other process is inside for the same `path`.
 
-    locks: the folder of lock files. What a killed process left half written is removed. Where the
-    folder cannot be written nothing is locked: what cannot be kept there is not shared either.
+    If another is, this one waits for it, and says so. locks: the folder of lock files. What a
+    killed process left half written is removed. Where the folder cannot be written nothing is
+    locked: what cannot be kept there is not shared either.
     """
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     lock = FileLock(locks / f".{path.name}.{digest}.lock")

@@ -1,5 +1,4 @@
-"""The report: every executed notebook as a page, and an index of what they found, readable without
-a network.
+"""The report: every executed notebook as a page, and an index, readable without a network.
 
 The index has, for each notebook, its question, its headline numbers, its checks and its figures;
 and the assignment's questions, each with a link to the cell that answers it.
@@ -52,9 +51,7 @@ class PageExporter(HTMLExporter):
         yield "markdown2html", to_html
 
     def page(self, notebook: NotebookNode) -> str:
-        """The page: its links lead to other pages, and those to scripts elsewhere, from the
-        template, are gone.
-        """
+        """The page. Links to notebooks lead to their pages; scripts from elsewhere are removed."""
         html, _ = self.from_notebook_node(notebook)
         html = re.sub(r'<script src="[^"]*">\s*</script>', "", html)
         html = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', html)
@@ -94,11 +91,10 @@ def write_index(
     notebooks: Mapping[str, NotebookNode],
     locks: Path,
 ) -> Path:
-    """The report's first page, on every notebook whose page is in the folder; figures are copied to
-    where it is.
+    """The report's first page, on every notebook whose page is in the folder.
 
-    notebooks: by name, for their words and cells; whether they have outputs does not matter. locks:
-    see `atomic_write`.
+    Figures are copied to where it is. notebooks: by name, for their words and cells; whether they
+    have outputs does not matter. locks: see `atomic_write`.
     """
     names = sorted(
         name for name in results if name in notebooks and (folder / f"{name}.html").exists()
@@ -144,9 +140,7 @@ def describe(name: str, notebook: NotebookNode, entry: dict) -> dict:
 
 
 def answered(results: Mapping[str, dict], notebooks: Mapping[str, NotebookNode]) -> list[dict]:
-    """The assignment's questions with numbers in their answers and links to cells; only what
-    `results` can answer.
-    """
+    """The questions that `results` can answer, with numbers in their answers and links to cells."""
     groups = []
     for group in tomllib.loads((HERE / "questions.toml").read_text())["group"]:
         questions = []
@@ -175,10 +169,10 @@ def link_to(notebook: NotebookNode, name: str, words: str) -> str:
 
 
 def fill_in(question: dict, results: Mapping[str, dict]) -> str:
-    """The answer, with each {name of a result} replaced by that result, from the first named
-    notebook that has it.
+    """The answer, with each {name of a result} replaced by that result.
 
-    What this run has not computed is a question mark; a QUICK run leaves some out.
+    It is that of the first named notebook that has it. What this run has not computed is a question
+    mark; a QUICK run leaves some out.
     """
     names = dict.fromkeys(name for _, name, _ in question["cells"])
     known = {

@@ -32,8 +32,7 @@ def load_data(
     seed: int = 0,
     test_size: int | None = None,
 ) -> Data:
-    """A class-balanced training set of `per_class` images of each digit, in random order, and the
-    test set.
+    """A training set of `per_class` images of each digit, in random order, and the test set.
 
     source: "mnist"; "digits" (scikit-learn's 8x8 scans); "auto" (MNIST where it is on disk or can
     be downloaded, else digits, and says so). root: MNIST's folder in torchvision's layout, else
@@ -80,9 +79,7 @@ def fit_conv_vae(data: Data, settings: Settings) -> Run:
 
 
 def fit_mlp_vae(data: Data, settings: Settings, *, beta: float = 3.0, epochs: int = 100) -> Run:
-    """The fully connected VAE of notebook 02: 8 latents, cross entropy + beta * KL, a constant
-    learning rate.
-    """
+    """The fully connected VAE of notebook 02: 8 latents, cross entropy + beta * KL."""
     config = VAEConfig(
         epochs=epochs,
         batch_size=32,

@@ -61,15 +61,17 @@ class Report:
         self.checks.append({"claim": claim, "value": value, "passed": None if skipped else True})
 
     def by_data(self, **values):
-        """The value for the dataset at hand: by_data(mnist=0.993, digits=0.95). ValueError where
-        it is missing.
+        """The value for the dataset at hand: by_data(mnist=0.993, digits=0.95).
+
+        Raises ValueError where it is missing.
         """
         require_choice(values, **{"the dataset": self.data.name})
         return values[self.data.name]
 
     def result(self, name: str, value: float, unit: str = "", digits: int = 2) -> None:
-        """Keep a headline number for the results table and results.json. Raises ValueError where
-        it is not finite.
+        """Keep a headline number for the results table and results.json.
+
+        Raises ValueError where it is not finite.
         """
         require_between(-math.inf, **{name: float(value)})
         require_whole(0, digits=digits)
@@ -78,8 +80,9 @@ class Report:
         )
 
     def figure(self, figure: plt.Figure, name: str) -> None:
-        """Keep `figure`, to be saved as <notebook number>_<name>.png. It is shown by the
-        notebook as usual.
+        """Keep `figure`, to be saved as <notebook number>_<name>.png; it is shown as usual.
+
+        Raises ValueError for what is no name of a file.
         """
         if not re.fullmatch(r"\w+", name):
             raise ValueError(f"name must be letters, digits and underscores, got {name!r}")
@@ -88,8 +91,7 @@ class Report:
         self.figures[f"{self.notebook[:2]}_{name}.png"] = buffer.getvalue()
 
     def finish(self) -> pd.DataFrame:
-        """Write the figures and this notebook's part of results.json; return the results as a
-        table.
+        """Write the figures and this notebook's part of results.json; return a table of results.
 
         Nothing is written before: a notebook that fails leaves the pictures and numbers of its last
         success.
@@ -127,8 +129,9 @@ def show_value(result: Mapping) -> str:
 
 
 def show_source(*functions: Callable) -> None:
-    """Show the code of functions of ours, from their single definition. Raises ValueError for
-    others.
+    """Show the code of functions of ours, from their single definition.
+
+    Raises ValueError for others.
     """
     for function in functions:
         if not is_ours(getattr(function, "__module__", None) or ""):

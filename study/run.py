@@ -1,8 +1,8 @@
-"""Run the notebooks, some at a time: `run` executes copies into report/, `refresh` in place, with
-stamps.
+"""Run the notebooks, some at a time.
 
-`report` makes report/ of the stored notebooks, executing nothing. A stamp says what a stored
-notebook was executed from; `stale` tells whether it still fits.
+`run` executes copies into report/, `refresh` in place, with stamps. `report` makes report/ of the
+stored notebooks, executing nothing. A stamp says what a stored notebook was executed from; `stale`
+tells whether it still fits.
 """
 
 import argparse
@@ -28,13 +28,11 @@ from study.files import atomic_write
 from study.settings import PROJECT, Settings
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-VERSIONED = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pandas")
+VERSIONED = ("torch", "numpy", "scikit-learn", "matplotlib", "pandas")
 
 
 class Client(NotebookClient):
-    """Executes a notebook; progress bars go to the notebook's own bar in the terminal instead of
-    into it.
-    """
+    """Executes a notebook; its progress bars go to one bar in the terminal instead of into it."""
 
     def __init__(self, notebook: NotebookNode, bar: tqdm, **options):
         super().__init__(notebook, **options)
@@ -55,9 +53,7 @@ class Client(NotebookClient):
 
 
 async def execute(path: Path) -> NotebookNode:
-    """The notebook at `path`, executed from top to bottom in a fresh kernel. A failing cell
-    raises.
-    """
+    """The notebook at `path`, executed in a fresh kernel. A failing cell raises."""
     notebook = nbformat.read(path, as_version=4)
     cells = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     bar = tqdm(total=len(cells), desc=path.stem, unit="cell")
@@ -115,9 +111,7 @@ def execute_all(paths: list[Path], jobs: int, then: Callable[[Path, NotebookNode
 
 
 def code_hash(notebook: NotebookNode) -> str:
-    """Hash of the notebook's code cells and of every module of ours behind what they take from
-    `helpers`.
-    """
+    """Hash of the notebook's code cells and of the code of ours behind what they use."""
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     names = set(re.findall(r"\bh\.(\w+)", "\n".join(cells)))
     modules = {module for module, name in imports(source_of("helpers")) if name in names}
@@ -131,9 +125,7 @@ def versions() -> dict[str, str]:
 
 
 def stamp(notebook: NotebookNode, entry: dict) -> None:
-    """Write into the notebook's metadata what it was executed from; `entry` is its part of
-    results.json.
-    """
+    """Write into the notebook what it was executed from; `entry`: its part of results.json."""
     notebook.metadata["latent_digits"] = {
         "data": entry["data"],
         "seed": entry["seed"],
@@ -179,9 +171,7 @@ def results_table(entry: dict) -> str:
 
 
 def run(paths: list[Path], jobs: int = 1) -> None:
-    """Execute copies of the notebooks and write report/: one page each, and an index. No
-    committed file changes.
-    """
+    """Execute copies of the notebooks and write report/. No committed file changes."""
     settings = Settings.from_environment()
     folder = PROJECT / "report"
 
@@ -205,9 +195,7 @@ def report(paths: list[Path]) -> None:
 
 
 def finish_report(folder: Path, paths: list[Path], output: Path, locks: Path) -> None:
-    """Write the index, over all pages that are there. output: where the figures and results.json
-    are.
-    """
+    """Write the index, over all pages that are there. output: of figures and results.json."""
     results = json.loads((output / "results.json").read_text())
     notebooks = publish.read_notebooks({*(PROJECT / "notebooks").glob("*.ipynb"), *paths})
     index = publish.write_index(folder, results, output, notebooks, locks)
@@ -215,10 +203,10 @@ def finish_report(folder: Path, paths: list[Path], output: Path, locks: Path) ->
 
 
 def refresh(paths: list[Path], jobs: int = 1) -> None:
-    """Execute the notebooks in place, with no model trained before: outputs, stamp, figures/ and
-    its results.json.
+    """Execute the notebooks in place: outputs, stamp, figures/ and its results.json.
 
-    A notebook that fails is left as it was, and so are its figures.
+    No model is taken that was trained before, unless CACHE names a folder. A notebook that fails is
+    left as it was, and so are its figures.
     """
     with tempfile.TemporaryDirectory() as cold:
         os.environ.setdefault("OUTPUT", "figures")
@@ -251,7 +239,3 @@ def main() -> None:
         report(paths)
     else:
         {"run": run, "refresh": refresh}[arguments.command](paths, arguments.jobs)
-
-
-if __name__ == "__main__":
-    main()

@@ -23,14 +23,15 @@ class Settings:
     quick: bool = False  # QUICK=1: a smoke run, minutes become seconds
     source: str = "auto"  # DATA=mnist | digits | auto
     output: Path = PROJECT / "report" / "figures"  # OUTPUT=folder for figures and results.json
-    cache: Path = PROJECT / ".cache"  # CACHE=folder for trained models
+    cache: Path = PROJECT / ".cache"  # CACHE=folder for what was trained or found
     device: str = "cpu"  # DEVICE=cpu | cuda | mps
     dtype: str = "float32"  # DTYPE=float32 | bfloat16: the format that matrices are multiplied in
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read SEED, QUICK, DATA, OUTPUT, CACHE, DEVICE, DTYPE. Raises ValueError for a word
-        that is none of theirs.
+        """Read SEED, QUICK, DATA, OUTPUT, CACHE, DEVICE, DTYPE.
+
+        Raises ValueError for a word that is none of theirs.
         """
         seed = environ.get("SEED") or "0"
         if not seed.isdecimal():

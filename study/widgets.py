@@ -45,9 +45,7 @@ def explore(
     columns: int = 1,
     zoom: int = 8,
 ):
-    """Controls, and a screen that follows them: answer(*their values) -> images (n, 1, h, w),
-    text.
-    """
+    """Controls, and a screen that follows them: answer(*their values) -> images, text."""
     screen = Screen(columns, zoom)
 
     def follow(_=None) -> None:
@@ -128,13 +126,12 @@ def latent_map(
 
 
 def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
-    """Strokes of a pen as an image made like MNIST's, (1, 1, 28, 28): in a box of 20 pixels,
-    centred by its mass.
+    """Strokes of a pen as an image made like MNIST's, in a box of 20 pixels, centred by its mass.
 
-    A stroke is a list of points (x, y), with y downwards and in any unit; a lone point is a dot.
-    thickness: in pixels. LeCun et al. 1998, "Gradient-based learning applied to document
-    recognition", section III.A. Raises ValueError without points, for points that are not finite,
-    and for a thickness that does not fit the box.
+    (1, 1, 28, 28). A stroke is a list of points (x, y), with y downwards and in any unit; a lone
+    point is a dot. thickness: in pixels. LeCun et al. 1998, "Gradient-based learning applied to
+    document recognition", section III.A. Raises ValueError without points, for points that are not
+    finite, and for a thickness that does not fit the box.
     """
     if not 0 < thickness < 20:
         raise ValueError(f"thickness must be more than 0 and less than 20 pixels, got {thickness}")
@@ -155,9 +152,7 @@ def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
     pixels = torch.cartesian_prod(axis, axis).flip(1)  # (784, 2): x and y of each, row by row
 
     def ink(origin: Tensor) -> Tensor:
-        """The distance of each pixel from the nearest line decides how much of it is covered:
-        (784,).
-        """
+        """How much of each pixel is covered (784,), by its distance from the nearest line."""
         along, beyond = (
             ends - starts,
             (pixels + origin)[:, None] - starts,
@@ -172,8 +167,9 @@ def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
 
 
 class DrawingPad(widgets.HBox):
-    """A canvas to draw on with mouse or finger; after each stroke answer(x (1, 1, 28, 28)) ->
-    images, text is shown.
+    """A canvas to draw on with mouse or finger.
+
+    After each stroke answer(x (1, 1, 28, 28)) -> images, text is shown.
     """
 
     def __init__(

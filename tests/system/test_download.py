@@ -1,4 +1,4 @@
-"""MNIST from mirrors: which one, how long they may take, and what another process, a kill or a full disk do."""
+"""MNIST from mirrors: which one, and what silence, another process, a kill or a full disk do."""
 
 import gzip
 import http.server

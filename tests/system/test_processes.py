@@ -50,4 +50,6 @@ def test_the_course_can_be_used_without_what_the_workshop_needs():
     """Neither widgets nor notebooks nor plotly are imported, and shapes are not checked."""
     code = "import sys, latent_digits.log_prob, latent_digits.latents, latent_digits.metrics; print(*sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert {"plotly", "ipywidgets", "ipycanvas", "IPython", "filelock", "study"} & set(told.stdout.split()) == set()
+    assert {"plotly", "ipywidgets", "ipycanvas", "IPython", "filelock", "study", "beartype"} & set(
+        told.stdout.split()
+    ) == set()

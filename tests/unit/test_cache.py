@@ -369,7 +369,7 @@ def test_what_decides_no_result_is_in_no_hash():
             if x > 3:
                 raise ValueError("too large")
             warnings.warn("large")
-            return tqdm(x, desc="slow")
+            return tqdm(x, "slow", unit="batch")
     ''')
     assert decisive(with_text) == "def f(x):\n    if x > 3:\n        pass\n    return tqdm(x)"
     assert decisive('class A(Exception):\n    """Only this."""\n') == "class A(Exception):\n    pass"

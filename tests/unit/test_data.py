@@ -122,7 +122,7 @@ def test_without_mnist_auto_announces_the_digits_and_mnist_fails(tiny_mnist, cap
         h.load_data("mnist", root=tiny_mnist)
 
 
-def test_thinned_data_keeps_images_and_labels_together():
+def test_a_subsample_keeps_images_and_labels_together():
     labels = torch.arange(25)
     x = labels.float().view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
     thin = h.Data("mnist", x, labels, x[:9], labels[:9]).subsample(10)

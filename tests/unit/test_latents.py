@@ -232,7 +232,7 @@ def test_latent_optimization_learns(data):
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_each_visit_takes_its_steps_and_the_decoder_one(data, steps):
+def test_each_training_step_takes_its_steps_and_the_decoder_one(data, steps):
     taken = {"codes": 0, "decoder": 0}
 
     class Counting(h.NaturalGradient):
@@ -249,7 +249,7 @@ def test_each_visit_takes_its_steps_and_the_decoder_one(data, steps):
     assert taken == {"codes": 8 * steps, "decoder": 8}  # 400 images in batches of 50
 
 
-def test_the_last_epoch_settles_the_codes_alone(data):
+def test_the_last_epoch_refines_the_codes_alone(data):
     codes = torch.cat(pca_start(data), 1)
     model = small_decoder()
     trainer = h.LatentTrainer(model, codes, h.NaturalGradient(codes), data, TINY, h.make_generator(0))
@@ -300,7 +300,7 @@ class Recorder:
         self.rates.append(rate)
 
 
-def test_the_codes_rate_follows_the_decoders_and_settling_has_its_own(data):
+def test_the_codes_rate_follows_the_decoders_and_refining_has_its_own(data):
     codes = torch.cat(pca_start(data), 1)
     recorder, rates_of_decoder = Recorder(codes), []
     trainer = h.LatentTrainer(small_decoder(), codes, recorder, data, TINY, h.make_generator(0))
@@ -309,7 +309,7 @@ def test_the_codes_rate_follows_the_decoders_and_settling_has_its_own(data):
     )
     for epoch in range(1, TINY.epochs):
         trainer.run_epoch(epoch)
-    assert rates_of_decoder[-1] < 1e-2 * TINY.learning_rate  # the schedule ends before the epoch that settles
+    assert rates_of_decoder[-1] < 1e-2 * TINY.learning_rate  # the schedule ends before the epoch that refines
     expected = [TINY.code_learning_rate * rate / TINY.learning_rate for rate in rates_of_decoder]
     assert recorder.rates == pytest.approx(expected)
     recorder.rates.clear()
@@ -319,7 +319,7 @@ def test_the_codes_rate_follows_the_decoders_and_settling_has_its_own(data):
 
 
 def test_a_code_moves_by_its_own_gradient_whatever_the_batch_size(data):
-    """Without noise and with the decoder fixed, one visit in batches of 20 or of 400 moves a code equally."""
+    """Without noise and with the decoder fixed, one epoch in batches of 20 or of 400 moves a code equally."""
     moved = []
     for batch_size in (20, 400):
         mu, _ = pca_start(data)

@@ -76,7 +76,7 @@ def test_class_consistency_and_share():
     torch.testing.assert_close(probabilities, (5 * x.flatten(1)[:, :10]).softmax(1))
 
 
-def test_pictures_in_numbers():
+def test_image_quality():
     x = images_of([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9])
     x[0] *= 0.1  # logits of 0.5 and 0: a hesitant answer
     features, probabilities = h.features_and_probabilities(FeatureReader(), x)

@@ -255,7 +255,7 @@ def test_wide_data_and_constant_columns_take_scikit_learns_path(case, covariance
     np.testing.assert_allclose(ours.score_samples(x), peer.score_samples(x), rtol=1e-6)
 
 
-def test_monomials_are_left_out_where_they_cost_more_than_they_save():
+def test_features_are_left_out_where_they_cost_more_than_they_save():
     """The fit is the same with them and without."""
     for block, components, expected in ((1, 1, True), (12, 4, True), (13, 4, False), (48, 99, True), (49, 99, False)):
         (part, features), *_ = in_parts(torch.zeros(1, 20, block, dtype=torch.float64), components)
@@ -387,7 +387,7 @@ def kept_and_anew(monkeypatch, *args):
 
 
 def test_wide_data_go_through_in_parts(monkeypatch):
-    """Where the quadratic_features would not fit into memory they are computed anew in every iteration."""
+    """Where the features would not fit into memory they are computed anew in every iteration."""
     generator = h.make_generator(0)
     u = torch.randn(3, 9000, 2, generator=generator, dtype=torch.float64)
     start = Gaussians(torch.ones(2).double() / 2, u[:, :2].transpose(0, 1), torch.eye(2).expand(2, 3, 2, 2).double())
@@ -672,7 +672,7 @@ def test_components_are_narrow_from_a_hundred_thousand_deviations_from_zero():
 
 @given(groups=st.integers(1, 3), samples=st.integers(1, 40), block=st.integers(1, 60))
 @example(groups=1, samples=40, block=4)
-def test_monomials_come_in_parts_that_fit_the_cache(groups, samples, block):
+def test_features_come_in_parts_that_fit_the_cache(groups, samples, block):
     u = torch.randn(groups, 1000 * samples if block < 5 else samples, block, generator=h.make_generator(0)).double()
     parts = list(with_features(u))
     assert torch.equal(torch.cat([part for part, _ in parts], 1), u)
@@ -684,7 +684,7 @@ def test_monomials_come_in_parts_that_fit_the_cache(groups, samples, block):
         assert features.numel() + features.shape[1] > 2**18
 
 
-def test_monomials_are_kept_between_iterations_where_there_is_room(monkeypatch):
+def test_features_are_kept_between_iterations_where_there_is_room(monkeypatch):
     u, computed, original = torch.from_numpy(blobs())[None], [], with_features  # 600 samples, 10 features each
     monkeypatch.setattr(em, "with_features", lambda *a: computed.append(1) or original(*a))
     start = Gaussians(torch.full((2,), 0.5).double(), u[0, :2, None], torch.eye(3).double().expand(2, 1, 3, 3))
