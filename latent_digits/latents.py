@@ -236,9 +236,8 @@ class LatentRun(NamedTuple):
     mu: Tensor  # (N, d): q(z|x) of every training image
     logvar: Tensor  # (N, d)
     history: pd.DataFrame  # one row per epoch: train_<term>, of a subsample
-    snapshots: dict[
-        int, dict
-    ]  # epoch -> {"state": weights, "mu": codes (10, d), one of each digit}
+    # epoch -> {"state": weights, "mu": codes (10, d), one of each digit}
+    snapshots: dict[int, dict]
     seconds: Real
 
 

@@ -83,9 +83,8 @@ class VAE(Network):
                 "this model has no encoder: find q(z|x) with infer_latents(model.decode, x, ...)"
             )
         require_finite(x=x)
-        return Posterior(
-            *self.compute(self.encoder, x).chunk(2, dim=1)
-        )  # (batch, 2 d) -> 2 x (batch, d)
+        # (batch, 2 d) -> 2 x (batch, d)
+        return Posterior(*self.compute(self.encoder, x).chunk(2, dim=1))
 
     def decode_logits(
         self, z: Float[Tensor, "batch {self.latent_size}"]

@@ -20,9 +20,8 @@ from nbformat import NotebookNode
 from study.files import atomic_write
 from study.report import show_value
 
-HERE = (
-    Path(__file__).resolve().parent
-)  # of the template and the questions, wherever the report goes
+# of the template and the questions, wherever the report goes
+HERE = Path(__file__).resolve().parent
 
 
 class FormulaRenderer(IPythonRenderer):

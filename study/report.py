@@ -138,6 +138,5 @@ def show_source(*functions: Callable) -> None:
             name = getattr(function, "__name__", function)
             raise ValueError(f"functions must be of the course, got {name!r}")
     code = "\n\n".join(inspect.getsource(function) for function in functions).rstrip()
-    display(
-        Markdown(f"```python\n{code}\n```")
-    )  # unlike HTML, shown as code by every viewer of notebooks
+    # unlike HTML, shown as code by every viewer of notebooks
+    display(Markdown(f"```python\n{code}\n```"))

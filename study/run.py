@@ -29,6 +29,8 @@ from study.settings import PROJECT, Settings
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 VERSIONED = ("torch", "numpy", "scikit-learn", "matplotlib", "pandas")
+# what a stored notebook was executed with
+STORED = {"data": "mnist", "seed": 0, "quick": False, "dtype": "float32"}
 
 
 class Client(NotebookClient):
@@ -64,17 +66,15 @@ async def execute(path: Path) -> NotebookNode:
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
-        extra_arguments=[
-            "--log-level=ERROR"
-        ],  # or each kernel remarks on its unencrypted loopback socket
+        # or each kernel remarks on its unencrypted loopback socket
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_executed=lambda **_: (bar.set_postfix_str(""), bar.update()),
     )
     with bar:
         await client.async_execute()
-    for cell in (
-        notebook.cells
-    ):  # a widget lives as long as its kernel: stored, it would be an error message
+    # a widget lives as long as its kernel: stored, it would be an error message
+    for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [
                 output for output in cell.outputs if WIDGET not in output.get("data", {})
@@ -127,10 +127,7 @@ def versions() -> dict[str, str]:
 def stamp(notebook: NotebookNode, entry: dict) -> None:
     """Write into the notebook what it was executed from; `entry`: its part of results.json."""
     notebook.metadata["latent_digits"] = {
-        "data": entry["data"],
-        "seed": entry["seed"],
-        "quick": entry["quick"],
-        "dtype": entry["dtype"],
+        **{name: entry[name] for name in STORED},
         "versions": versions(),
         "code": code_hash(notebook),
     }
@@ -144,12 +141,7 @@ def stale(notebook: NotebookNode) -> list[str]:
     reasons = []
     if stamped["code"] != code_hash(notebook):
         reasons.append("its code, or code of ours behind it, has changed")
-    if (stamped["data"], stamped["quick"], stamped["seed"], stamped.get("dtype")) != (
-        "mnist",
-        False,
-        0,
-        "float32",
-    ):
+    if {name: stamped.get(name) for name in STORED} != STORED:
         reasons.append("it was not executed at full scale on MNIST with seed 0 in float32")
     current = versions()
     for name in VERSIONED:
@@ -211,9 +203,8 @@ def refresh(paths: list[Path], jobs: int = 1) -> None:
     with tempfile.TemporaryDirectory() as cold:
         os.environ.setdefault("OUTPUT", "figures")
         os.environ.setdefault("CACHE", cold)
-        os.environ["DTYPE"] = (
-            "float32"  # stored numbers are not to depend on the formats that a machine has
-        )
+        # stored numbers are not to depend on the formats that a machine has
+        os.environ["DTYPE"] = STORED["dtype"]
         settings = Settings.from_environment()
 
         def keep(path: Path, notebook: NotebookNode) -> None:

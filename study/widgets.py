@@ -136,9 +136,8 @@ def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
     if not 0 < thickness < 20:
         raise ValueError(f"thickness must be more than 0 and less than 20 pixels, got {thickness}")
     lines = [torch.as_tensor(np.array(list(stroke), float)) for stroke in strokes]
-    lines = [
-        torch.cat([line[:1], line]) for line in lines if len(line)
-    ]  # so that a dot is a line, too
+    # so that a dot is a line, too
+    lines = [torch.cat([line[:1], line]) for line in lines if len(line)]
     if not lines or not all(line.shape[1:] == (2,) and line.isfinite().all() for line in lines):
         raise ValueError(f"strokes must be lists of finite points (x, y), got {strokes!r}")
     points = torch.cat(lines)
@@ -153,10 +152,8 @@ def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
 
     def ink(origin: Tensor) -> Tensor:
         """How much of each pixel is covered (784,), by its distance from the nearest line."""
-        along, beyond = (
-            ends - starts,
-            (pixels + origin)[:, None] - starts,
-        )  # (lines, 2), (784, lines, 2)
+        # (lines, 2), (784, lines, 2)
+        along, beyond = ends - starts, (pixels + origin)[:, None] - starts
         length = along.square().sum(1).clamp(min=1e-12)
         nearest = starts + ((beyond * along).sum(2) / length).clamp(0, 1)[..., None] * along
         distance = ((pixels + origin)[:, None] - nearest).norm(dim=2).amin(1)
