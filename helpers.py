@@ -9,6 +9,7 @@ from jaxtyping import install_import_hook
 
 with install_import_hook(
     [  # not the mixture, which has scikit-learn's checks, and whose steps are short
+        "latent_digits.batches",
         "latent_digits.data",
         "latent_digits.densities",
         "latent_digits.networks",
@@ -48,6 +49,9 @@ with install_import_hook(
     from latent_digits.random import (
         make_generator as make_generator,
     )
+    from latent_digits.batches import (
+        in_batches as in_batches,
+    )
     from latent_digits.data import (
         Data as Data,
         balanced_subset as balanced_subset,
@@ -79,7 +83,6 @@ with install_import_hook(
         Trainer as Trainer,
         evaluate_splits as evaluate_splits,
         evaluate as evaluate,
-        in_batches as in_batches,
     )
     from latent_digits.optimizers import (
         NaturalGradient as NaturalGradient,
@@ -96,6 +99,7 @@ with install_import_hook(
     )
     from latent_digits.log_prob import (
         importance_log_prob as importance_log_prob,
+        estimate_log_prob as estimate_log_prob,
         draw_log_weights as draw_log_weights,
         log_weight as log_weight,
         log_mean_weight as log_mean_weight,

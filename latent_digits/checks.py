@@ -23,6 +23,16 @@ def unchecked(really: bool = True) -> Iterator[None]:
         jaxtyping.config.update("jaxtyping_disable", before)
 
 
+@contextlib.contextmanager
+def located(where: str, **rates: Real) -> Iterator[None]:
+    """A FloatingPointError from inside tells where it was, and which rates might be lowered."""
+    try:
+        yield
+    except FloatingPointError as error:
+        remedy = " or ".join(f"{name} (now {rate:g})" for name, rate in rates.items())
+        raise FloatingPointError(f"stopped at {where}: {error}; or lower {remedy}") from error
+
+
 def require_whole(least: int = 1, **numbers: object) -> None:
     """Raise ValueError for an argument that is no whole number of at least `least`."""
     for name, number in numbers.items():

@@ -14,7 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from latent_digits.checks import require_finite_result, require_positive, require_unit
+from latent_digits.checks import (
+    require_finite,
+    require_finite_result,
+    require_positive,
+    require_unit,
+)
+from latent_digits.random import normal_like
 
 
 class Posterior(NamedTuple):
@@ -26,10 +32,6 @@ class Posterior(NamedTuple):
     def std(self) -> Tensor:
         """Standard deviations (batch, d)."""
         return (0.5 * self.logvar).exp()
-
-    def subset(self, rows: Tensor | slice) -> "Posterior":
-        """Those of some of the images."""
-        return Posterior(self.mu[rows], self.logvar[rows])
 
     def repeat(self, times: Integral) -> "Posterior":
         """Those of all images, `times` over: (times x batch, d)."""
@@ -45,6 +47,17 @@ class GaussianLikelihood(NamedTuple):
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x|z) (batch,) in nats, finite or not."""
         return gaussian_log_density(x, self.decode(z), self.sigma)
+
+
+def require_posterior(
+    x: Float[Tensor, " batch *event"],
+    mu: Float[Tensor, "batch d"],
+    logvar: Float[Tensor, "batch d"],
+    sigma: Real,
+) -> None:
+    """Raise ValueError when sigma is not positive, or x or q(z|x) not finite."""
+    require_positive(sigma=sigma)
+    require_finite(x=x, mu=mu, logvar=logvar)
 
 
 def gaussian_log_likelihood(
@@ -132,8 +145,7 @@ def reparameterize(
 
 def sample_posterior(mu: Tensor, logvar: Tensor, generator: torch.Generator | None) -> Tensor:
     """`reparameterize`, unchecked: for the training loop, which looks at its loss."""
-    eps = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
-    return mu + torch.exp(0.5 * logvar) * eps
+    return mu + torch.exp(0.5 * logvar) * normal_like(mu, generator)
 
 
 def elbo_terms(log_likelihood: Tensor, kl: Tensor, beta: Real = 1.0) -> dict[str, Tensor]:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 MOST_COLUMNS = 48  # of a block whose quadratic features are worth their cost
 MOST_KEPT = 2**27  # features (1 GiB), which are then not computed anew in each iteration
-
-
-Array = Tensor | np.ndarray
-Part = tuple[Tensor, Tensor | None]  # some samples u (g, n, b), and their features
+SINGULAR = (
+    "covariances must be positive definite, got a singular one, as a component's samples "
+    "coincide or lie in a plane: raise reg_covar, lower n_components, or drop constant and "
+    "dependent columns"
+)
 
 
 class Gaussians(NamedTuple):
@@ -35,7 +36,7 @@ class Gaussians(NamedTuple):
     covariances: Tensor  # (K, g, b, b)
 
 
-def multiply(a: Array, b: Array) -> Array:
+def multiply(a: Tensor, b: Tensor) -> Tensor:
     """a (..., m, b) @ b (..., b, b); a diagonal b may be given as (..., 1, b), which is faster."""
     return a * b if b.shape[-2] == 1 else a @ b
 
@@ -127,14 +128,19 @@ def quadratic_features(
     return torch.cat([torch.ones_like(x[:, 0, :1]), x.flatten(1), pairs.flatten(1)], 1)
 
 
-def cholesky(matrices: Tensor) -> tuple[Tensor, bool]:
-    """Lower factors (..., b, b), and whether there are none. numpy's LAPACK is the faster one."""
-    if matrices.shape[-1] == 1:
-        return matrices.sqrt(), not (matrices > 0).all()
+def cholesky(matrices: Tensor, singular: str = SINGULAR) -> Tensor:
+    """Lower factors (..., b, b), by numpy, whose LAPACK is the faster one.
+
+    Raises ValueError, with the words `singular`, for a matrix that is not positive definite.
+    """
     try:
-        return torch.from_numpy(np.linalg.cholesky(matrices.numpy())), not matrices.isfinite().all()
+        one = matrices.shape[-1] == 1
+        factors = matrices.sqrt() if one else torch.from_numpy(np.linalg.cholesky(matrices.numpy()))
     except np.linalg.LinAlgError:
-        return matrices, True
+        raise ValueError(singular) from None
+    if not (factors.isfinite().all() and (factors.diagonal(dim1=-2, dim2=-1) > 0).all()):
+        raise ValueError(singular)
+    return factors
 
 
 def whitener(factors: Tensor) -> Tensor:
@@ -143,25 +149,10 @@ def whitener(factors: Tensor) -> Tensor:
         return factors.reciprocal()
     if factors.shape[-1] > MOST_COLUMNS:
         upper = [factor.T for factor in factors.flatten(0, -3).numpy()]  # in the order of LAPACK
-        return (
-            torch.from_numpy(np.stack([dtrtri(factor)[0].T for factor in upper]))
-            .view_as(factors)
-            .mT
-        )
+        inverses = np.stack([dtrtri(factor)[0].T for factor in upper])
+        return torch.from_numpy(inverses).view_as(factors).mT
     identity = torch.eye(factors.shape[-1], dtype=factors.dtype)
     return torch.linalg.solve_triangular(factors, identity, upper=False).mT
-
-
-def safe_cholesky(covariances: Tensor) -> Tensor:
-    """Lower factors (..., b, b). Raises ValueError for a singular covariance."""
-    factors, failed = cholesky(covariances)
-    if failed:
-        raise ValueError(
-            "covariances must be positive definite, got a singular one, as a component's samples "
-            "coincide or lie in a plane: raise reg_covar, lower n_components, or drop constant and "
-            "dependent columns"
-        )
-    return factors
 
 
 class JointDensity:
@@ -173,7 +164,7 @@ class JointDensity:
     """
 
     def __init__(self, mixture: Gaussians):
-        self.mixture, factors = mixture, safe_cholesky(mixture.covariances)
+        self.mixture, factors = mixture, cholesky(mixture.covariances)
         self.whiteners, size = whitener(factors), mixture.means[0].numel()  # (K, g, b, b)
         log_roots = factors.diagonal(dim1=2, dim2=3).log().sum((1, 2))  # of determinants
         self.peak = mixture.weights.log() - log_roots - 0.5 * size * math.log(2 * math.pi)  # (K,)
@@ -321,23 +312,19 @@ def count_features(u: Tensor) -> int:
     return 1 + u.shape[0] * (u.shape[2] + u.shape[2] * (u.shape[2] + 1) // 2)
 
 
-def with_features(u: Tensor, alike: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """u (g, n, b) in parts, each with its features, which fit the processor's cache (2 MiB)."""
-    for part in u.split(max(16, 2**18 // count_features(u)), dim=1):
-        yield part, quadratic_features(part, alike)
-
-
 def in_parts(
     u: Tensor, components: int, alike: bool = False
-) -> Iterable[tuple[Tensor, Tensor | None]]:
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     """u (g, n, b) in parts, with their features, or without, where these cost more than they save.
 
     A sample has b^2 / 2 of them, which serve all components at once: few columns or many components
-    pay for that.
+    pay for that. Features of a part fit the processor's cache (2 MiB).
     """
     if u.shape[2] <= max(1, min(MOST_COLUMNS, 3 * components)):
-        return with_features(u, alike)
-    return ((part, None) for part in u.split(max(1024, 2**18 // u.shape[2]), dim=1))
+        for part in u.split(max(16, 2**18 // count_features(u)), dim=1):
+            yield part, quadratic_features(part, alike)
+    else:
+        yield from ((part, None) for part in u.split(max(1024, 2**18 // u.shape[2]), dim=1))
 
 
 def maximize_likelihood(

@@ -1,5 +1,6 @@
 """Inference: a q(z|x) of its own for every image, found by optimization."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from latent_digits.batches import in_batches
 from latent_digits.checks import (
+    located,
     require_finite,
     require_finite_result,
     require_positive,
@@ -28,6 +31,7 @@ from latent_digits.densities import (
     gaussian_log_likelihood,
     kl_divergence,
     reparameterize,
+    require_posterior,
 )
 from latent_digits.networks import VAE, copy_weights, device_of
 from latent_digits.optimizers import NaturalGradient
@@ -72,13 +76,10 @@ def latent_elbo(
     Always with the same noise for the same seed; two antithetic samples per image. Raises
     ValueError for what is not finite, and FloatingPointError where a term is not.
     """
-    require_positive(sigma=sigma)
-    require_finite(x=x, mu=mu, logvar=logvar)
+    require_posterior(x, mu, logvar, sigma)
     likelihood, generator = GaussianLikelihood(decode, sigma), make_generator(seed, x.device)
-    pairs = zip(x.split(200), torch.cat([mu, logvar], 1).split(200), strict=True)
-    with torch.no_grad():
-        batches = [latent_terms(likelihood, *pair, generator, antithetic=True) for pair in pairs]
-    return {name: torch.cat([terms[name] for terms in batches]) for name in batches[0]}
+    terms = functools.partial(latent_terms, likelihood, generator=generator, antithetic=True)
+    return in_batches(terms, x, torch.cat([mu, logvar], 1))
 
 
 def pca_posterior(
@@ -138,67 +139,50 @@ def infer_latents(
     and latent_size that do not fit together and for numbers that make no sense, and
     FloatingPointError when a code stops being finite.
     """
-    require_whole(latent_size=1 if latent_size is None else latent_size)
-    if start is None and latent_size is None:
-        raise ValueError(
-            "start or latent_size must be given, got None for both: where does q start?"
-        )
+    require_whole(steps=steps, batch_size=batch_size)
+    require_positive(rate=rate)
     if start is None:
+        require_whole(latent_size=latent_size)
         start = (x.new_zeros(len(x), latent_size),) * 2
-    require_positive(sigma=sigma)
-    require_finite(x=x, mu=start[0], logvar=start[1])
-    if latent_size not in (None, start[0].shape[1]):
+    elif latent_size not in (None, start[0].shape[1]):
         raise ValueError(
             f"latent_size must be that of start, {start[0].shape[1]}, got {latent_size}"
         )
+    require_posterior(x, *start, sigma)
     codes = torch.cat(start, 1).detach()  # (n, 2 d)
-    search = Search(steps, rate, batch_size=batch_size)
     likelihood = GaussianLikelihood(decode, sigma)
-    optimize_codes(likelihood, x, codes, NaturalGradient(codes), search, generator)
+    terms = functools.partial(latent_terms, likelihood, generator=generator, antithetic=True)
+    optimize_codes(terms, x, codes, NaturalGradient(codes), falling_rates(rate, steps), batch_size)
     return Posterior(*codes.chunk(2, dim=1))
 
 
-@dataclass(frozen=True)
-class Search:
-    """How codes are optimized: steps of a size that falls from `rate` to zero."""
-
-    steps: Integral
-    rate: Real
-    antithetic: bool = True
-    batch_size: Integral = 200
-
-    def __post_init__(self):
-        require_whole(steps=self.steps, batch_size=self.batch_size)
-        require_positive(rate=self.rate)
+def falling_rates(rate: Real, steps: Integral) -> list[float]:
+    """Sizes of steps that fall from `rate` to zero along a cosine."""
+    return [rate * 0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
 
 
 def optimize_codes(
-    likelihood: GaussianLikelihood,
+    terms: Callable[[Tensor, Tensor], dict[str, Tensor]],
     x: Tensor,
     codes: Tensor,
     optimizer,
-    search: Search,
-    generator: torch.Generator | None,
+    rates: list[float],
+    batch_size: Integral = 200,
 ) -> None:
-    """Take steps of every code (n, 2 d), in place, under a fixed likelihood.
+    """Take steps of these rates of every code (n, 2 d), in place.
 
-    optimizer: NaturalGradient, RowAdam, or what has a `step` like theirs.
+    terms: maps images and their codes to what has their "loss". optimizer: NaturalGradient,
+    RowAdam, or what has a `step` like theirs.
     """
-    batches = torch.arange(len(x), device=x.device).split(search.batch_size)
-    for rows in tqdm(batches, "inferring latents", leave=False, unit="batch"):
-        for step in range(search.steps):
-            rate = search.rate * 0.5 * (1 + math.cos(math.pi * step / search.steps))
+    batches = torch.arange(len(x), device=x.device).split(batch_size)
+    for rows in tqdm(batches, desc="inferring latents", leave=False, unit="batch"):
+        for step, rate in enumerate(rates):
             q = codes[rows].requires_grad_()
-            try:
+            with located(f"step {step + 1} of the codes", **{"the codes' rate": rates[0]}):
                 with torch.enable_grad(), unchecked(step > 0):
-                    terms = latent_terms(likelihood, x[rows], q, generator, search.antithetic)
-                    (gradient,) = torch.autograd.grad(terms["loss"].sum(), q)
+                    loss = terms(x[rows], q)["loss"].sum()
+                    (gradient,) = torch.autograd.grad(loss, q)
                 optimizer.step(rows, gradient, rate)
-            except FloatingPointError as error:
-                hint = f"or lower rate (now {search.rate:g})"
-                raise FloatingPointError(
-                    f"step {step + 1} of the codes: {error}; {hint}"
-                ) from error
     require_finite_result(codes, codes=codes)
 
 
@@ -257,7 +241,6 @@ def fit_latents(
     ValueError when `start` or `data` do not fit, and FloatingPointError, with epoch and step, when
     a loss stops being finite.
     """
-    require_whole(0, seed=seed)
     data.validate()
     require_finite(mu=start[0], logvar=start[1])
     shape = (len(data.train_x), model.latent_size)
@@ -289,8 +272,7 @@ class LatentTrainer(Trainer):
     def run_epoch(self, epoch: Integral) -> None:
         """Train on every code once, in random order; in the last epoch refine them."""
         if epoch == self.config.epochs and self.config.refining_steps:
-            with self.at(epoch, "of refinement"):
-                self.refine_codes()
+            self.refine_codes()
         else:
             super().run_epoch(epoch)
 
@@ -302,11 +284,9 @@ class LatentTrainer(Trainer):
         x = self.data.train_x[batch]
         for remaining in reversed(range(config.steps_per_batch)):
             q = self.codes[batch].requires_grad_()  # (batch, 2 d)
-            with self.at(epoch, step):
-                terms = self.objective(
-                    self.likelihood, x, q, self.generator, config.antithetic, beta
-                )
-                loss = terms["loss"].mean()
+            with located(f"epoch {epoch}, step {step}", **self.rates):
+                noise = self.generator, config.antithetic
+                loss = self.objective(self.likelihood, x, q, *noise, beta)["loss"].mean()
                 if remaining:
                     (gradient,) = torch.autograd.grad(loss, q)
                 else:
@@ -319,11 +299,11 @@ class LatentTrainer(Trainer):
 
     def refine_codes(self) -> None:
         """Take `refining_steps` steps of every code under the decoder as it is."""
-        config = self.config
         self.model.eval()
-        search = Search(config.refining_steps, config.code_learning_rate / 2, config.antithetic)
-        x = self.data.train_x
-        optimize_codes(self.likelihood, x, self.codes, self.of_codes, search, self.generator)
+        rates = falling_rates(self.config.code_learning_rate / 2, self.config.refining_steps)
+        noise = {"generator": self.generator, "antithetic": self.config.antithetic}
+        terms = functools.partial(self.objective, self.likelihood, **noise)
+        optimize_codes(terms, self.data.train_x, self.codes, self.of_codes, rates)
 
     def measure(self) -> dict[str, float]:
         """The elbo's terms, averaged over some training images, two samples of q for each."""

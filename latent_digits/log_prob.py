@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
+from latent_digits.batches import in_batches
 from latent_digits.checks import require_finite, require_positive, require_whole
-from latent_digits.densities import GaussianLikelihood, Posterior
+from latent_digits.densities import GaussianLikelihood, Posterior, require_posterior
+from latent_digits.random import normal_like
 
 
 class LogProb(NamedTuple):
@@ -42,38 +43,31 @@ def importance_log_prob(
     sense and an x or q that is not finite, and FloatingPointError for images with a weight that is
     nan or infinite, or with none above zero.
     """
-    posterior, likelihood = Posterior(mu, logvar), GaussianLikelihood(decode, sigma)
-    require_sound(x, mu, logvar, sigma)
+    require_posterior(x, mu, logvar, sigma)
     require_whole(num_samples=num_samples)
-    parts, batches = [], torch.arange(len(x), device=x.device).split(200)
-    for rows in tqdm(
-        batches, "importance sampling", leave=False, unit="batch", disable=len(batches) < 5
-    ):
-        at_once = max(1, 2_000 // len(rows))
-        sums = [torch.full((len(rows),), -math.inf, dtype=torch.float64)] * 2
-        for done in range(0, num_samples, at_once):
-            draws = min(at_once, num_samples - done)
-            some = x[rows], posterior.subset(rows), likelihood
-            more = log_power_sums(draw_log_weights(*some, draws, generator))
-            sums = [torch.logaddexp(*pair) for pair in zip(sums, more, strict=True)]
-        parts.append(log_mean_weight(*sums, num_samples))
-    return joined(parts)
+    how = GaussianLikelihood(decode, sigma), num_samples, generator
+    return in_batches(
+        lambda x, *q: estimate_log_prob(x, Posterior(*q), *how),
+        *(x, mu, logvar),
+        desc="importance sampling",
+    )
 
 
-def require_sound(
-    x: Float[Tensor, " batch *event"],
-    mu: Float[Tensor, "batch d"],
-    logvar: Float[Tensor, "batch d"],
-    sigma: Real,
-) -> None:
-    """Raise ValueError when sigma is not positive, or x or q(z|x) not finite."""
-    require_positive(sigma=sigma)
-    require_finite(x=x, mu=mu, logvar=logvar)
-
-
-def joined(parts: list[LogProb]) -> LogProb:
-    """The results of batches as one."""
-    return LogProb(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+def estimate_log_prob(
+    x: Tensor,
+    posterior: Posterior,
+    likelihood: GaussianLikelihood,
+    num_samples: Integral,
+    generator: torch.Generator | None,
+) -> LogProb:
+    """`importance_log_prob` of one batch: only sums of its weights are kept."""
+    at_once = max(1, 2_000 // len(x))
+    sums = [torch.full((len(x),), -math.inf, dtype=torch.float64)] * 2
+    for done in range(0, num_samples, at_once):
+        draws = min(at_once, num_samples - done)
+        more = log_power_sums(draw_log_weights(x, posterior, likelihood, draws, generator))
+        sums = [torch.logaddexp(*pair) for pair in zip(sums, more, strict=True)]
+    return log_mean_weight(*sums, num_samples)
 
 
 def draw_log_weights(
@@ -85,15 +79,13 @@ def draw_log_weights(
 ) -> Float[Tensor, "{draws} batch"]:
     """log importance weights of `draws` samples z ~ q(z|x) for each image, float64, on the CPU."""
     require_whole(draws=draws)
-    require_sound(x, *posterior, likelihood.sigma)
+    require_posterior(x, *posterior, likelihood.sigma)
     x, posterior = torch.cat([x] * draws), posterior.repeat(draws)  # (draws x batch, ...)
-    shape, like = posterior.mu.shape, posterior.mu
-    u = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+    u = normal_like(posterior.mu, generator)
     with torch.no_grad():
         log_weights = log_weight(x, u, posterior, likelihood)
-    return (
-        log_weights.cpu().double().unflatten(0, (draws, -1))
-    )  # (draws x batch,) -> (draws, batch)
+    # (draws x batch,) -> (draws, batch)
+    return log_weights.cpu().double().unflatten(0, (draws, -1))
 
 
 def log_weight(
@@ -176,25 +168,41 @@ def annealed_log_prob(
     and ess leave out that an image's chains share their start. All chains of an image run at once.
     Raises as importance_log_prob does.
     """
-    require_sound(x, *posterior, likelihood.sigma)
+    require_posterior(x, *posterior, likelihood.sigma)
     if exact is not None:
         require_finite(exact=exact)
         if exact.shape != posterior.mu.shape:
             shapes = tuple(posterior.mu.shape), tuple(exact.shape)
             raise ValueError(f"exact must have mu's shape {shapes[0]}, got {shapes[1]}")
-    chains, parts, accepted = annealing.chains, [], 0.0
-    batches = torch.arange(len(x), device=x.device).split(max(1, 2_000 // chains))
-    for rows in tqdm(batches, "annealing", leave=False, unit="batch", disable=len(batches) < 2):
-        start = None if exact is None else torch.cat([exact[rows]] * chains)  # (chains x batch, d)
-        images = torch.cat([x[rows]] * chains), posterior.subset(rows).repeat(chains)
-        log_weights, rate = anneal(*images, likelihood, annealing, start, generator)
-        log_weights = log_weights.unflatten(0, (chains, -1))  # (chains x batch,) -> (chains, batch)
-        parts.append(log_mean_weight(*log_power_sums(log_weights), chains))
-        accepted += rate * len(rows) / len(x)
-    result = joined(parts)
-    if exact is not None:  # the weights were those of 1 / p(x)
-        result = result._replace(log_prob=-result.log_prob)
-    return result, accepted
+
+    images = (x, *posterior) if exact is None else (x, *posterior, exact)
+    how = likelihood, annealing, generator
+    *result, accepted = in_batches(
+        lambda x, mu, logvar, *start: estimate_annealed(x, Posterior(mu, logvar), *how, *start),
+        *images,
+        batch_size=max(1, 2_000 // annealing.chains),
+        desc="annealing",
+    )
+    return LogProb(*result), float(accepted.mean())
+
+
+def estimate_annealed(
+    x: Tensor,
+    posterior: Posterior,
+    likelihood: GaussianLikelihood,
+    annealing: Annealing,
+    generator: torch.Generator | None,
+    start: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`annealed_log_prob` of one batch, as what LogProb has and the share of accepted moves."""
+    chains = annealing.chains
+    images = torch.cat([x] * chains), posterior.repeat(chains)  # (chains x batch, ...)
+    starts = None if start is None else torch.cat([start] * chains)
+    log_weights, rate = anneal(*images, likelihood, annealing, starts, generator)
+    log_weights = log_weights.unflatten(0, (chains, -1))  # (chains x batch,) -> (chains, batch)
+    found = log_mean_weight(*log_power_sums(log_weights), chains)
+    sign = 1 if start is None else -1  # from exact draws the weights are those of 1 / p(x)
+    return sign * found.log_prob, found.ess, found.std_error, torch.full((len(x),), rate)
 
 
 def anneal(
@@ -214,9 +222,9 @@ def anneal(
     def log_ratio(u):
         return log_weight(x, u, posterior, likelihood)
 
-    like, path = posterior.mu, torch.linspace(0, 1, annealing.temperatures + 1).tolist()
+    path = torch.linspace(0, 1, annealing.temperatures + 1).tolist()
     if start is None:
-        u = torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+        u = normal_like(posterior.mu, generator)
     else:
         u, path = (start - posterior.mu) / posterior.std(), path[::-1]
     state = (u, *value_and_gradient(log_ratio, u))
@@ -251,7 +259,7 @@ def hamiltonian_move(
     """
     u, value, gradient = state
     step_size = annealing.step_size
-    momentum = torch.randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
+    momentum = normal_like(u, generator)
     energy = 0.5 * (u.square() + momentum.square()).sum(1) - b * value
     for _ in range(annealing.leapfrogs):
         momentum = momentum + 0.5 * step_size * (b * gradient - u)

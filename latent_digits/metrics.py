@@ -6,8 +6,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from latent_digits.checks import require_between, require_digits, require_finite, require_unit
-from latent_digits.training import in_batches
+from latent_digits.batches import in_batches
+from latent_digits.checks import (
+    require_between,
+    require_digits,
+    require_finite,
+    require_unit,
+    require_whole,
+)
 
 
 @torch.no_grad()
@@ -63,16 +69,9 @@ def active_dimensions(mu: Float[Tensor, "n d"], threshold: Real = 0.01) -> Tenso
     than two rows, entries that are not finite, and a negative threshold.
     """
     require_finite(mu=mu)
-    require_several(mu=mu)
+    require_whole(2, **{"len(mu)": len(mu)})
     require_between(0, threshold=threshold)
     return mu.var(0) > threshold
-
-
-def require_several(**tensors: Tensor) -> None:
-    """Raise ValueError for an argument of fewer than two rows, of which there is no variance."""
-    for name, values in tensors.items():
-        if len(values) < 2:
-            raise ValueError(f"{name} must have at least two rows, got {len(values)}")
 
 
 def frechet_distance(features_a: Float[Tensor, "n d"], features_b: Float[Tensor, "m d"]) -> float:
@@ -83,7 +82,8 @@ def frechet_distance(features_a: Float[Tensor, "n d"], features_b: Float[Tensor,
     or an entry is not finite.
     """
     require_finite(features_a=features_a, features_b=features_b)
-    require_several(features_a=features_a, features_b=features_b)
+    rows = {"len(features_a)": len(features_a), "len(features_b)": len(features_b)}
+    require_whole(2, **rows)
     a, b = features_a.cpu().double(), features_b.cpu().double()
     cov_a, cov_b = torch.atleast_2d(torch.cov(a.T)), torch.atleast_2d(torch.cov(b.T))  # (d, d)
     # tr (A B)^(1/2) = tr (A^(1/2) B A^(1/2))^(1/2), and the latter is symmetric

@@ -5,8 +5,8 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import sklearn.mixture
 import torch
-from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -27,12 +27,11 @@ from latent_digits.em import (
     maximization_step,
     maximize_likelihood,
     multiply,
-    safe_cholesky,
     whitener,
 )
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):
+class GaussianMixture(sklearn.mixture.GaussianMixture):
     """A mixture of Gaussians, fitted by EM: a scikit-learn estimator.
 
     p(x) = sum_k weights_[k] N(x; means_[k], covariances_[k]). The steps, the stopping rule and the
@@ -60,33 +59,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     log-likelihood by iteration) and lower_bound_, the last of them.
     """
 
-    def __init__(
-        self,
-        n_components=1,
-        *,
-        covariance_type="full",
-        tol=1e-3,
-        reg_covar=1e-6,
-        max_iter=100,
-        n_init=1,
-        init_params="kmeans",
-        weights_init=None,
-        means_init=None,
-        precisions_init=None,
-        random_state=None,
-    ):
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.tol = tol
-        self.reg_covar = reg_covar
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
-        self.weights_init = weights_init
-        self.means_init = means_init
-        self.precisions_init = precisions_init
-        self.random_state = random_state
-
     def fit(self, X, y=None) -> "GaussianMixture":
         """Fit to X (n, d); y is not used. Raises ValueError for what cannot be fitted."""
         self._check_settings()
@@ -112,7 +84,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         self._keep(whitening.invert(best))
         # rounded to the numbers of x they must still be fit for use, in samples as in densities
-        safe_cholesky(self._mixture().covariances)
+        cholesky(self._mixture().covariances)
         self._density()
         return self
 
@@ -144,6 +116,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         require_between(0, tol=self.tol, reg_covar=self.reg_covar)
         require_choice(("full", "diag", "spherical"), covariance_type=self.covariance_type)
         require_choice(("kmeans", "k-means++", "random_from_data"), init_params=self.init_params)
+        require_choice((False,), warm_start=self.warm_start, verbose=self.verbose)
 
     def _blocks(self, X: np.ndarray) -> Tensor:
         """(n, d) -> (g, n, b)."""
@@ -200,43 +173,34 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _given(self) -> dict[str, Tensor]:
         """What weights_init, means_init and precisions_init give of a mixture over x."""
         count, size = self.n_components, self.n_features_in_
-        shapes = {"full": (count, size, size), "diag": (count, size), "spherical": (count,)}
-        shapes = {
-            "weights": (count,),
-            "means": (count, size),
-            "precisions": shapes[self.covariance_type],
-        }
-        arrays = {}
-        for name, expected in shapes.items():
-            value = getattr(self, f"{name}_init")
-            if value is not None:
+        precisions = {"full": (count, size, size), "diag": (count, size), "spherical": (count,)}
+        shapes = {"weights": (count,), "means": (count, size)}
+        shapes["precisions"] = precisions[self.covariance_type]
+        arrays, given = {}, {}
+        for name, shape in shapes.items():
+            if (value := getattr(self, f"{name}_init")) is not None:
                 value = arrays[name] = np.array(value, dtype=np.float64)
-                if value.shape != expected or not np.isfinite(value).all():
+                if value.shape != shape or not np.isfinite(value).all():
                     raise ValueError(
-                        f"{name}_init must be finite, of shape {expected}, got shape {value.shape}"
+                        f"{name}_init must be finite, of shape {shape}, got shape {value.shape}"
                     )
-        given = {}
         if "weights" in arrays:
-            given["weights"] = torch.from_numpy(arrays["weights"])
-            if given["weights"].min() <= 0 or not math.isclose(
-                given["weights"].sum(), 1, abs_tol=1e-6
-            ):
+            given["weights"] = weights = torch.from_numpy(arrays["weights"])
+            if weights.min() <= 0 or not math.isclose(weights.sum(), 1, abs_tol=1e-6):
                 raise ValueError(
                     f"weights_init must be positive numbers whose sum is 1, got {arrays['weights']}"
                 )
         if "means" in arrays:
             given["means"] = self._blocks(arrays["means"]).transpose(0, 1)
         if "precisions" in arrays:
-            precisions = self._covariance_blocks(arrays["precisions"])
-            largest = float(precisions.abs().max())
-            symmetric = torch.allclose(precisions, precisions.mT, rtol=1e-6, atol=1e-6 * largest)
-            factors, failed = cholesky((precisions + precisions.mT) / 2)
-            if not symmetric or failed:
-                raise ValueError(
-                    "precisions_init must be symmetric and positive definite, as inverses of "
-                    "covariances are, got a matrix that is not"
-                )
-            roots = whitener(factors)
+            blocks = self._covariance_blocks(arrays["precisions"])
+            unfit = (
+                "precisions_init must be symmetric and positive definite, as inverses of "
+                "covariances are, got a matrix that is not"
+            )
+            if (blocks - blocks.mT).abs().max() > 1e-6 * blocks.abs().max():
+                raise ValueError(unfit)
+            roots = whitener(cholesky((blocks + blocks.mT) / 2, unfit))
             given["covariances"] = multiply(roots, roots.mT)
         return given
 
@@ -287,10 +251,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """log p(x) in nats. (n, d) -> (n,)."""
         return self._log_joint(X).logsumexp(1).numpy()
 
-    def score(self, X, y=None) -> float:
-        """The mean of log p(x) in nats; y is not used."""
-        return float(self.score_samples(X).mean())
-
     def predict_proba(self, X) -> np.ndarray:
         """Responsibilities p(k|x). (n, d) -> (n, K)."""
         return self._log_joint(X).softmax(1).numpy()
@@ -311,25 +271,4 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         require_whole(n_samples=n_samples)
-        rng, mixture = check_random_state(self.random_state), self._mixture()
-        counts = rng.multinomial(n_samples, self.weights_)
-        eps = torch.from_numpy(rng.standard_normal((n_samples, self.n_features_in_)))
-        eps = eps.unflatten(1, mixture.means.shape[1:]).transpose(0, 1)  # (g, n, b)
-        own = eps.split(counts.tolist(), 1)  # K x (g, count, b)
-        parts = zip(mixture.means, own, safe_cholesky(mixture.covariances), strict=True)
-        x = torch.cat([mean[:, None] + e @ factor.mT for mean, e, factor in parts], 1)
-        return x.transpose(0, 1).flatten(1).numpy(), np.arange(len(counts)).repeat(counts)
-
-    def _num_parameters(self) -> int:
-        """Free parameters: K - 1 weights, and each component's mean and covariance."""
-        count, size = self.means_.shape
-        shape = {"full": size * (size + 1) // 2, "diag": size, "spherical": 1}[self.covariance_type]
-        return count * (size + shape + 1) - 1
-
-    def bic(self, X) -> float:
-        """Bayesian information criterion on X in nats times two (Schwarz 1978)."""
-        return -2 * self.score(X) * len(X) + self._num_parameters() * math.log(len(X))
-
-    def aic(self, X) -> float:
-        """Akaike's information criterion on X, in nats times two: lower is better (Akaike 1974)."""
-        return -2 * self.score(X) * len(X) + 2 * self._num_parameters()
+        return super().sample(n_samples)

@@ -190,7 +190,6 @@ def build(
 
     dtype: the format that it multiplies matrices in, "float32" or "bfloat16".
     """
-    require_whole(0, seed=seed)
     require_choice(DTYPES, dtype=dtype)
     with seeded(seed):
         network = factory(*args, **kwargs)

@@ -3,7 +3,7 @@
 from numbers import Real
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from latent_digits.checks import require_between, require_finite, require_finite_result
@@ -25,9 +25,11 @@ class NaturalGradient:
         require_codes(codes)
         self.codes = codes
 
-    def step(self, rows: Tensor, gradient: Float[Tensor, "rows codes"], rate: Real) -> None:
+    def step(
+        self, rows: Int64[Tensor, " rows"], gradient: Float[Tensor, "rows codes"], rate: Real
+    ) -> None:
         """Move codes[rows] against `gradient`, that of the loss."""
-        require_step(self.codes, rows, gradient, rate)
+        require_step(gradient, rate)
         mu, logvar = self.codes[rows].chunk(2, dim=1)  # 2 x (batch, d)
         grad_mu, grad_logvar = gradient.chunk(2, dim=1)
         change = (2 / 3 * rate * grad_logvar).clamp(max=1.0)
@@ -49,9 +51,11 @@ class RowAdam:
         self.moments = torch.zeros_like(codes), torch.zeros_like(codes)
         self.steps = torch.zeros(len(codes), 1, device=codes.device)
 
-    def step(self, rows: Tensor, gradient: Tensor, rate: Real) -> None:
-        """Move codes[rows] against `gradient`, that of the loss, (len(rows), 2 d)."""
-        require_step(self.codes, rows, gradient, rate)
+    def step(
+        self, rows: Int64[Tensor, " rows"], gradient: Float[Tensor, "rows codes"], rate: Real
+    ) -> None:
+        """Move codes[rows] against `gradient`, that of the loss."""
+        require_step(gradient, rate)
         self.steps[rows] += 1
         corrected = []
         values = zip(self.moments, self.betas, (gradient, gradient.square()), strict=True)
@@ -66,14 +70,11 @@ def require_codes(codes: Float[Tensor, "n codes"]) -> None:
     require_finite(codes=codes)
     if codes.shape[1] % 2:
         raise ValueError(
-            f"codes must have shape (n, 2 d), mu and logvar side by side, got {tuple(codes.shape)}"
+            f"codes must have mu and logvar side by side, got {codes.shape[1]} columns"
         )
 
 
-def require_step(codes: Tensor, rows: Tensor, gradient: Tensor, rate: Real) -> None:
-    """Raise ValueError or FloatingPointError for what is not a step of codes[rows]."""
+def require_step(gradient: Tensor, rate: Real) -> None:
+    """Raise ValueError for a negative rate, FloatingPointError for a gradient not finite."""
     require_between(0, rate=rate)
-    if gradient.shape != (len(rows), codes.shape[1]):
-        shape = (len(rows), codes.shape[1])
-        raise ValueError(f"gradient must have shape {shape}, got {tuple(gradient.shape)}")
     require_finite_result(gradient.sum(1), gradient=gradient)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from numbers import Integral
 
 import torch
+from torch import Tensor
 
 from latent_digits.checks import require_whole
 
@@ -15,12 +16,20 @@ def make_generator(seed: Integral, device: torch.device | str = "cpu") -> torch.
     return torch.Generator(device).manual_seed(int(seed))
 
 
+def normal_like(values: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draws of N(0, 1) of the shape, type and place of `values`."""
+    shape, device = values.shape, values.device
+    return torch.randn(shape, generator=generator, device=device, dtype=values.dtype)
+
+
 @contextlib.contextmanager
 def seeded(seed: Integral) -> Iterator[None]:
     """Inside, the global generators start from `seed`; afterwards they are as before.
 
-    For what takes no generator of its own: initial weights and dropout.
+    For what takes no generator of its own: initial weights and dropout. Raises ValueError as
+    `make_generator` does.
     """
+    require_whole(0, seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

@@ -1,9 +1,8 @@
 """Training: one loop for every model; an objective says what is minimised."""
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -15,7 +14,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from latent_digits.batches import in_batches
 from latent_digits.checks import (
+    located,
     require_between,
     require_choice,
     require_digits,
@@ -143,7 +144,6 @@ def fit(
     Raises ValueError for data that are not images in [0, 1] and digits, and FloatingPointError,
     with epoch and step, when a loss stops being finite.
     """
-    require_whole(0, seed=seed)
     data.validate()
     device = device_of(model)
     with seeded(seed):
@@ -184,24 +184,18 @@ class Trainer:
     def training_step(self, batch: Tensor, epoch: Integral = 1, step: Integral = 1) -> None:
         """One step of the weights on the images of a batch, given by their indices."""
         x, y = self.data.train_x[batch], self.data.train_y[batch]
-        with self.at(epoch, step):
-            terms = self.objective(self.model, x, y, self.config, self.generator)
-            loss = terms["loss"].mean()
+        with located(f"epoch {epoch}, step {step}", **self.rates):
+            loss = self.objective(self.model, x, y, self.config, self.generator)["loss"].mean()
             require_finite_result(loss, loss=loss)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
-    @contextlib.contextmanager
-    def at(self, epoch: Integral, step: Integral | str) -> Iterator[None]:
-        """A FloatingPointError from inside tells where it was, and what might help."""
-        try:
-            yield
-        except FloatingPointError as error:
-            settings = vars(self.config).items()
-            rates = [f"{name} (now {value:g})" for name, value in settings if name.endswith("rate")]
-            where = f"training stopped at epoch {epoch}, step {step}"
-            raise FloatingPointError(f"{where}: {error}; or lower {' or '.join(rates)}") from error
+    @property
+    def rates(self) -> dict[str, Real]:
+        """What to lower where numbers overflow."""
+        settings = vars(self.config).items()
+        return {name: value for name, value in settings if name.endswith("rate")}
 
     def measure(self) -> dict[str, float]:
         """This epoch's row of the history."""
@@ -216,14 +210,13 @@ class Trainer:
         """Train for all epochs."""
         start, history, snapshots = time.perf_counter(), [], {}
         epochs = range(1, self.config.epochs + 1)
-        for epoch in tqdm(
-            epochs, f"training {type(self.model).__name__}", leave=False, unit="epoch"
-        ):
+        name = type(self.model).__name__
+        for epoch in tqdm(epochs, desc=f"training {name}", leave=False, unit="epoch"):
             self.run_epoch(epoch)
-            with self.at(epoch, "last"):
+            with located(f"the end of epoch {epoch}", **self.rates):
                 row = self.measure()
-                for name, value in row.items():
-                    require_finite_result(torch.tensor(value), **{name: torch.tensor(value)})
+                values = {name: torch.tensor(value) for name, value in row.items()}
+                require_finite_result(sum(values.values()), **values)
             history.append({"epoch": epoch} | row)
             if epoch in self.config.snapshots:
                 snapshots[epoch] = self.snapshot()
@@ -269,29 +262,10 @@ def evaluate(
 
     Raises ValueError for what is not images in [0, 1] and their digits.
     """
-    require_whole(batch_size=batch_size)
     require_unit(x=x)
     require_digits(y=y)
     model.eval()
     generator = make_generator(0, x.device)
-    pairs = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    batches = [objective(model, *pair, config, generator) for pair in pairs]
-    return {name: torch.cat([terms[name] for terms in batches]) for name in batches[0]}
-
-
-@torch.no_grad()
-def in_batches(
-    function: Callable[[Tensor], Tensor | tuple[Tensor, ...]], x: Tensor, batch_size: Integral = 200
-) -> Tensor | tuple[Tensor, ...]:
-    """`function` over x (n, ...) in batches, without gradients, joined: memory stays bounded.
-
-    Returns what `function` does: one tensor, or a tuple of tensors, each of length n. Raises
-    ValueError for n = 0.
-    """
-    require_whole(**{"len(x)": len(x), "batch_size": batch_size})
-    outputs = [function(batch) for batch in x.split(batch_size)]
-    if isinstance(outputs[0], Tensor):
-        return torch.cat(outputs)
-    joined = [torch.cat(parts) for parts in zip(*outputs, strict=True)]
-    kind = type(outputs[0])
-    return kind(*joined) if hasattr(kind, "_fields") else tuple(joined)
+    return in_batches(
+        lambda *batch: objective(model, *batch, config, generator), x, y, batch_size=batch_size
+    )

@@ -53,15 +53,17 @@ def decides_nothing(statement: ast.stmt) -> bool:
 
 @functools.cache
 def decisive(source: str) -> str:
-    """Python source without what decides no result: comments, words, checks, names of bars."""
+    """Python source without what decides no result: comments, words, checks."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         for part in ("body", "orelse", "finalbody"):
             if isinstance(statements := getattr(node, part, None), list):
                 kept = [one for one in statements if not decides_nothing(one)]
                 setattr(node, part, kept or [ast.Pass()] * (part == "body"))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "tqdm":
-            node.args, node.keywords = node.args[:1], []
+        if isinstance(node, ast.Call):
+            node.keywords = [one for one in node.keywords if one.arg not in ("desc", "unit")]
+            if getattr(node.func, "id", "") == "located":
+                node.args, node.keywords = [], []
     return ast.unparse(tree)
 
 
@@ -230,14 +232,14 @@ def arithmetic() -> list:
 # --- results ---
 
 
-def pack(value: object, networks: list[nn.Module]) -> object:
-    """A result as plain data, with a network as its place in `networks`.
+def pack(value: object, touched: list) -> object:
+    """A result as plain data, with a network as its place in `touched`.
 
     Raises Unidentified for what is neither.
     """
-    inside = functools.partial(pack, networks=networks)
-    if isinstance(value, nn.Module) and any(value is network for network in networks):
-        return {"network": [value is network for network in networks].index(True)}
+    inside = functools.partial(pack, touched=touched)
+    if isinstance(value, nn.Module) and value in touched:
+        return {"network": touched.index(value)}
     if isinstance(value, pd.DataFrame):
         return {"table": value.reset_index().to_dict("list"), "index": value.index.name}
     if isinstance(value, tuple):
@@ -250,26 +252,51 @@ def pack(value: object, networks: list[nn.Module]) -> object:
     raise Unidentified(f"its result has a {type(value).__name__}")
 
 
-def unpack(value: object, networks: list[nn.Module]) -> object:
+def unpack(value: object, touched: list) -> object:
     """What was packed."""
     match value:
         case {"network": place}:
-            return networks[place]
+            return touched[place]
         case {"table": columns, "index": name}:
             return pd.DataFrame(columns).set_index(name)
         case {"tuple": parts, "type": kind}:
-            parts = [unpack(part, networks) for part in parts]
-            return getattr(sys.modules[kind[0]], kind[1])(*parts) if kind else tuple(parts)
+            parts = tuple(unpack(part, touched) for part in parts)
+            return named_tuple(*kind)(*parts) if kind else parts
         case {"dict": parts}:
-            return {key: unpack(part, networks) for key, part in parts.items()}
+            return {key: unpack(part, touched) for key, part in parts.items()}
     return value
 
 
-def within(value: object) -> Iterator[object]:
-    """A value and, of tuples and methods, what is in them."""
-    yield value
-    for part in value if isinstance(value, tuple) else [getattr(value, "__self__", None)]:
-        if part is not None:
+def named_tuple(module: str, name: str) -> type:
+    """One of our named tuples, of those that are imported. Raises Unidentified for all else."""
+    kind = getattr(sys.modules.get(module), name, None)
+    if is_ours(module) and isinstance(kind, type) and hasattr(kind, "_fields"):
+        return kind
+    raise Unidentified(f"what was kept has a {module}.{name}")
+
+
+def state_of(part: nn.Module | torch.Generator) -> object:
+    """What a call may change of a network or a generator."""
+    if isinstance(part, torch.Generator):
+        return part.get_state()
+    return {"weights": copy_weights(part), "training": part.training}
+
+
+def restore(part: nn.Module | torch.Generator, state: object) -> None:
+    """Leave a network or a generator as `state_of` found it."""
+    if isinstance(part, torch.Generator):
+        part.set_state(state)
+    else:
+        part.load_state_dict(state["weights"])
+        part.train(state["training"])
+
+
+def within(value: object) -> Iterator[nn.Module | torch.Generator]:
+    """The networks and generators that a value is or has, as a tuple or a method."""
+    if isinstance(value, nn.Module | torch.Generator):
+        yield value
+    elif isinstance(value, tuple | types.MethodType):
+        for part in value if isinstance(value, tuple) else [value.__self__]:
             yield from within(part)
 
 
@@ -292,8 +319,9 @@ def recall(function: Callable, *args, cache: Path | None, **kwargs) -> tuple[obj
     touched, found = [part for value in given.arguments.values() for part in within(value)], []
 
     def compute() -> dict:
-        found[:] = timed(function, *args, **kwargs)
-        return pack_call(*found, touched)
+        result, seconds = found[:] = timed(function, *args, **kwargs)
+        states = [state_of(part) for part in touched]
+        return {"result": pack(result, touched), "seconds": seconds, "states": states}
 
     try:
         if given.arguments.get("generator", 0) is None:
@@ -301,35 +329,12 @@ def recall(function: Callable, *args, cache: Path | None, **kwargs) -> tuple[obj
         values = {name: identify(value, name) for name, value in given.arguments.items()}
         key = digest([identify_code(function), values, arithmetic()])
         path = Path(cache) / f"{function.__name__.replace('_', '-')}-{key[:24]}.pt"
-        return unpack_call(cached(path, compute), touched)
+        record = cached(path, compute)
+        result = unpack(record["result"], touched)
     except Unidentified as reason:
         message = f"{function.__name__} is computed each time, and not kept, as {reason}"
         warnings.warn(message, stacklevel=2)
         return tuple(found) or timed(function, *args, **kwargs)
-
-
-def pack_call(result: object, seconds: float, touched: list) -> dict:
-    """A result and its seconds, and how the call left what it touched, as plain data."""
-    networks = [part for part in touched if isinstance(part, nn.Module)]
-    generators = [part for part in touched if isinstance(part, torch.Generator)]
-    return {
-        "result": pack(result, networks),
-        "seconds": seconds,
-        "weights": [copy_weights(network) for network in networks],
-        "training": [network.training for network in networks],
-        "generators": [generator.get_state() for generator in generators],
-    }
-
-
-def unpack_call(record: dict, touched: list) -> tuple[object, float]:
-    """What was packed; what the call touched is left as the call left it."""
-    networks = [part for part in touched if isinstance(part, nn.Module)]
-    generators = [part for part in touched if isinstance(part, torch.Generator)]
-    for network, state, training in zip(
-        networks, record["weights"], record["training"], strict=True
-    ):
-        network.load_state_dict(state)
-        network.train(training)
-    for generator, state in zip(generators, record["generators"], strict=True):
-        generator.set_state(state)
-    return unpack(record["result"], networks), record["seconds"]
+    for part, state in zip(touched, record["states"], strict=True):
+        restore(part, state)
+    return result, record["seconds"]

@@ -78,9 +78,9 @@ PAGE_STYLE = """<style>
 </style>"""
 
 
-def write_page(folder: Path, name: str, notebook: NotebookNode, locks: Path) -> None:
-    """One page of the report. locks: as for `atomic_write`."""
-    atomic_write(folder / f"{name}.html", PageExporter().page(notebook).encode(), locks)
+def write_page(folder: Path, name: str, notebook: NotebookNode) -> None:
+    """One page of the report."""
+    atomic_write(folder / f"{name}.html", PageExporter().page(notebook).encode())
 
 
 def write_index(
@@ -88,19 +88,18 @@ def write_index(
     results: Mapping[str, dict],
     figures: Path,
     notebooks: Mapping[str, NotebookNode],
-    locks: Path,
 ) -> Path:
     """The report's first page, on every notebook whose page is in the folder.
 
     Figures are copied to where it is. notebooks: by name, for their words and cells; whether they
-    have outputs does not matter. locks: see `atomic_write`.
+    have outputs does not matter.
     """
     names = sorted(
         name for name in results if name in notebooks and (folder / f"{name}.html").exists()
     )
     if figures != folder / "figures":
         for path in figures.glob("[!.]*"):
-            atomic_write(folder / "figures" / path.name, path.read_bytes(), locks)
+            atomic_write(folder / "figures" / path.name, path.read_bytes())
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -109,7 +108,7 @@ def write_index(
         chapters=[describe(name, notebooks[name], results[name]) for name in names],
         groups=answered({name: results[name] for name in names}, notebooks),
     )
-    atomic_write(folder / "index.html", page.encode(), locks)
+    atomic_write(folder / "index.html", page.encode())
     return folder / "index.html"
 
 

@@ -96,26 +96,17 @@ class Report:
         Nothing is written before: a notebook that fails leaves the pictures and numbers of its last
         success.
         """
+        output, locks = self.settings.output, self.settings.cache
         for name, picture in self.figures.items():
-            atomic_write(self.settings.output / name, picture, self.settings.cache)
-        path = self.settings.output / "results.json"
-        part = {
-            "data": self.data.name,
-            "seed": self.settings.seed,
-            "quick": self.settings.quick,
-            "dtype": self.settings.dtype,
-            "results": self.results,
-            "checks": self.checks,
-        }
-        with file_lock(path, self.settings.cache):
+            atomic_write(output / name, picture)
+        settings = {name: getattr(self.settings, name) for name in ("seed", "quick", "dtype")}
+        part = {"data": self.data.name, "results": self.results, "checks": self.checks} | settings
+        path = output / "results.json"
+        with file_lock(path, locks):
             everything = json.loads(path.read_text()) if path.exists() else {}
             everything[self.notebook] = part
-            atomic_write(
-                path,
-                (
-                    json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-                ).encode(),
-            )
+            text = json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True)
+            atomic_write(path, text.encode() + b"\n")
         rows = {
             row["result"]: {"value": show_value(row), "unit": row["unit"]} for row in self.results
         }

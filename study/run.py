@@ -152,45 +152,44 @@ def stale(notebook: NotebookNode) -> list[str]:
     return reasons
 
 
-def results_table(entry: dict) -> str:
-    """One notebook's results as aligned text."""
+def show_results(name: str, output: Path) -> dict:
+    """Print one notebook's part of results.json as aligned text, and return it."""
+    entry = json.loads((output / "results.json").read_text())[name]
     rows = [(row["result"], publish.show_number(row)) for row in entry["results"]]
-    width = max((len(name) for name, _ in rows), default=0)
+    width = max((len(result) for result, _ in rows), default=0)
     passed = sum(check["passed"] is True for check in entry["checks"])
     skipped = len(entry["checks"]) - passed
-    checks = f"{passed} checks passed" + (f", {skipped} skipped" if skipped else "")
-    return "\n".join([f"  {name:<{width}}  {value}" for name, value in rows] + [f"  {checks}"])
+    lines = [f"\n{name} ({entry['data']})"]
+    lines += [f"  {result:<{width}}  {value}" for result, value in rows]
+    lines += [f"  {passed} checks passed" + (f", {skipped} skipped" if skipped else "") + "\n"]
+    tqdm.write("\n".join(lines))
+    return entry
 
 
 def run(paths: list[Path], jobs: int = 1) -> None:
     """Execute copies of the notebooks and write report/. No committed file changes."""
-    settings = Settings.from_environment()
-    folder = PROJECT / "report"
+    folder, output = PROJECT / "report", Settings.from_environment().output
 
     def keep(path: Path, notebook: NotebookNode) -> None:
-        publish.write_page(folder, path.stem, notebook, settings.cache)
-        results = json.loads((settings.output / "results.json").read_text())
-        tqdm.write(
-            f"\n{path.stem} ({results[path.stem]['data']})\n{results_table(results[path.stem])}\n"
-        )
+        publish.write_page(folder, path.stem, notebook)
+        show_results(path.stem, output)
 
     execute_all(paths, jobs, keep)
-    finish_report(folder, paths, settings.output, settings.cache)
+    finish_report(paths, output)
 
 
-def report(paths: list[Path]) -> None:
+def report(paths: list[Path], jobs: int = 1) -> None:
     """Write report/ from the stored notebooks and figures/: nothing is executed."""
-    folder, locks = PROJECT / "report", Settings.from_environment().cache
     for path in paths:
-        publish.write_page(folder, path.stem, nbformat.read(path, as_version=4), locks)
-    finish_report(folder, paths, PROJECT / "figures", locks)
+        publish.write_page(PROJECT / "report", path.stem, nbformat.read(path, as_version=4))
+    finish_report(paths, PROJECT / "figures")
 
 
-def finish_report(folder: Path, paths: list[Path], output: Path, locks: Path) -> None:
+def finish_report(paths: list[Path], output: Path) -> None:
     """Write the index, over all pages that are there. output: of figures and results.json."""
     results = json.loads((output / "results.json").read_text())
     notebooks = publish.read_notebooks({*(PROJECT / "notebooks").glob("*.ipynb"), *paths})
-    index = publish.write_index(folder, results, output, notebooks, locks)
+    index = publish.write_index(PROJECT / "report", results, output, notebooks)
     print(f"Read the executed notebooks: {index}")
 
 
@@ -205,13 +204,11 @@ def refresh(paths: list[Path], jobs: int = 1) -> None:
         os.environ.setdefault("CACHE", cold)
         # stored numbers are not to depend on the formats that a machine has
         os.environ["DTYPE"] = STORED["dtype"]
-        settings = Settings.from_environment()
+        output = Settings.from_environment().output
 
         def keep(path: Path, notebook: NotebookNode) -> None:
-            entry = json.loads((settings.output / "results.json").read_text())[path.stem]
-            stamp(notebook, entry)
-            atomic_write(path, nbformat.writes(notebook).encode() + b"\n", settings.cache)
-            tqdm.write(f"\n{path.stem}\n{results_table(entry)}\n")
+            stamp(notebook, show_results(path.stem, output))
+            atomic_write(path, nbformat.writes(notebook).encode() + b"\n")
 
         execute_all(paths, jobs, keep)
 
@@ -225,8 +222,5 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"--jobs is {arguments.jobs}: give at least 1")
-    paths = arguments.notebooks
-    if arguments.command == "report":
-        report(paths)
-    else:
-        {"run": run, "refresh": refresh}[arguments.command](paths, arguments.jobs)
+    commands = {"run": run, "report": report, "refresh": refresh}
+    commands[arguments.command](arguments.notebooks, arguments.jobs)

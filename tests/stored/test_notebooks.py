@@ -1,5 +1,6 @@
 """The stored notebooks: executed in order, fresh, without errors, with all their figures."""
 
+import inspect
 import json
 import re
 import statistics
@@ -7,6 +8,7 @@ import statistics
 import nbformat
 import pytest
 
+import helpers as h
 from study import cache, run
 from study.settings import PROJECT
 
@@ -47,6 +49,15 @@ def test_the_chapters_are_there():
 
 def test_the_stamp_fits(notebook):
     assert run.stale(notebook) == [], "execute it again with `make refresh`"
+
+
+def test_code_that_a_notebook_shows_is_the_code_as_it_is(notebook):
+    """Comments and docstrings too, which a stamp leaves out."""
+    for cell in code_cells(notebook):
+        for call in re.findall(r"h\.show_source\(([^)]*)\)", cell.source):
+            names = re.findall(r"h\.(\w+)", call)
+            code = "\n\n".join(inspect.getsource(getattr(h, name)) for name in names)
+            assert f"```python\n{code.rstrip()}\n```" in "".join(map(text_of, cell.outputs)), names
 
 
 def test_cells_were_run_once_in_order(notebook):

@@ -25,8 +25,8 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     notebooks = publish.read_notebooks((PROJECT / "notebooks").glob("*.ipynb"))
     for name, notebook in notebooks.items():
-        publish.write_page(folder, name, notebook, folder / "locks")
-    publish.write_index(folder, RESULTS, PROJECT / "figures", notebooks, folder / "locks")
+        publish.write_page(folder, name, notebook)
+    publish.write_index(folder, RESULTS, PROJECT / "figures", notebooks)
     return folder
 
 

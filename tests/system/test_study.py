@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -78,7 +79,9 @@ def refreshed_once(tmp_path_factory):
     folder, shown = tmp_path_factory.mktemp("refreshed"), io.StringIO()
     (folder / "report" / "figures").mkdir(parents=True)
     for half in HALVES:
-        (folder / f"{half}.abc.part").write_bytes(b"half")
+        left = folder / f"{half}.abc.part"
+        left.write_bytes(b"half")
+        os.utime(left, (0, 0))  # long ago
     with project_in(folder), contextlib.redirect_stderr(shown):
         path = write_small(folder, REMARKS)
         study.run.refresh([path])

@@ -1,12 +1,15 @@
 """The benchmark: that it compares like with like, and counts as by hand."""
 
+import functools
 import itertools
+import json
 import os
 import sys
 from types import SimpleNamespace
 
 import arithmetic
 import bench
+import device
 import pytest
 import sides
 import torch
@@ -352,3 +355,22 @@ def test_the_table_has_a_row_for_each_notebook_and_for_all():
 def test_notebooks_come_in_the_order_of_make_run():
     assert f"number,{' '.join(arithmetic.ORDER)}," in (PROJECT / "Makefile").read_text()
     assert len(arithmetic.notebooks()) == len(list((PROJECT / "notebooks").glob("*.ipynb")))
+
+
+def test_on_a_device_every_part_is_run_and_held_against_its_floor(monkeypatch, capsys):
+    """In little: what is measured has its name, and an untrained model misses what it must."""
+    x, y = torch.rand(40, 1, 28, 28, generator=h.make_generator(0)), torch.arange(40) % 10
+    monkeypatch.setattr(device, "read_data", lambda *_: h.Data("mnist", x, y, x, y))
+    monkeypatch.setattr(device, "PER_DIGIT", 2)
+    monkeypatch.setattr(device, "TrainConfig", lambda: h.TrainConfig(epochs=1))
+    monkeypatch.setattr(device, "VAEConfig", lambda: h.VAEConfig(epochs=1))
+    monkeypatch.setattr(device, "LatentConfig", lambda: h.LatentConfig(epochs=2, snapshots=(), refining_steps=1))
+    monkeypatch.setattr(device, "importance_log_prob", functools.partial(h.importance_log_prob, num_samples=2))
+    monkeypatch.setattr(sys, "argv", ["device.py", "data", "cpu", "float32", "0", "1"])
+    device.main()
+    _, first, second, end = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [first["seed"], second["seed"]] == [0, 1]
+    for name in device.FLOORS:
+        assert end["means"][name] == pytest.approx((first["reached"][name] + second["reached"][name]) / 2)
+    assert set(first["seconds"]) == {"classifier", "VAE", "latent optimization", "20 steps of q", "log p(x)"}
+    assert "log p(x), test (nats)" in end["missed"]

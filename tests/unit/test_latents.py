@@ -471,7 +471,7 @@ def test_what_is_not_finite_stops_latent_optimization(data, step):
 def test_infer_latents_refuses_what_does_not_fit(data):
     decode, x = small_decoder().decode, data.test_x[:5]
     zeros = torch.zeros(5, 4)
-    with pytest.raises(ValueError, match="start or latent_size must be given, got None for both"):
+    with pytest.raises(ValueError, match="latent_size must be a whole number of at least 1, got None"):
         h.infer_latents(decode, x)
     with pytest.raises(ValueError, match="steps must be a whole number of at least 1, got 0"):
         h.infer_latents(decode, x, latent_size=4, steps=0)
@@ -488,7 +488,7 @@ def test_infer_latents_refuses_what_does_not_fit(data):
     with pytest.raises(ValueError, match="x must be finite, got 3,920 entries"):
         h.infer_latents(decode, x * math.nan, latent_size=4)
     with pytest.raises(
-        FloatingPointError, match=r"step 1 of the codes: x_hat must be finite.*; or lower rate \(now 0.3\)"
+        FloatingPointError, match=r"step 1 of the codes: x_hat must be finite.*; or lower the codes' rate \(now 0.3\)"
     ):
         h.infer_latents(lambda z: decode(z) * math.nan, x, latent_size=4)
     with pytest.raises(TypeError, match="parameter 'x_hat'"):

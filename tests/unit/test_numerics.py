@@ -176,7 +176,7 @@ def test_training_stops_where_its_last_step_ruined_the_weights(data):
         return terms
 
     ruin.steps = 0
-    with pytest.raises(FloatingPointError, match=r"stopped at epoch 1, step last: train_loss must be finite, got nan"):
+    with pytest.raises(FloatingPointError, match=r"stopped at the end of epoch 1: train_loss must be finite, got nan"):
         h.fit(model, ruin, data, h.TrainConfig(epochs=2, batch_size=50))
 
 

@@ -30,10 +30,8 @@ def test_an_index_of_part_of_the_notebooks_in_a_quick_run(tmp_path):
     entry = {"data": "digits", "seed": 0, "quick": True, "results": [], "checks": checks}
     notebooks = {"09_small": small_notebook(), "01_other": small_notebook()}
     (tmp_path / "figures").mkdir()
-    publish.write_page(tmp_path, "09_small", notebooks["09_small"], tmp_path / "locks")
-    publish.write_index(
-        tmp_path, {"09_small": entry, "01_other": entry}, tmp_path / "figures", notebooks, tmp_path / "locks"
-    )
+    publish.write_page(tmp_path, "09_small", notebooks["09_small"])
+    publish.write_index(tmp_path, {"09_small": entry, "01_other": entry}, tmp_path / "figures", notebooks)
     page = (tmp_path / "index.html").read_text()
     assert "Not a full run on MNIST" in page
     assert "QUICK smoke run" in page

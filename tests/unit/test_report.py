@@ -102,18 +102,6 @@ def test_figures_are_saved_under_the_notebooks_number_when_all_went_well(report)
     assert (report.settings.output / "07_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_a_killed_writer_left_half_written_is_removed(report):
-    figure = plt.figure()
-    report.figure(figure, "curves")
-    plt.close(figure)
-    report.settings.output.mkdir()
-    for name in (".07_curves.png.abc.part", ".results.json.abc.part", ".08_curves.png.abc.part"):
-        (report.settings.output / name).write_bytes(b"half")
-    report.finish()
-    left = sorted(path.name for path in report.settings.output.iterdir() if not path.name.endswith(".lock"))
-    assert left == [".08_curves.png.abc.part", "07_curves.png", "results.json"]  # that of another may be at work
-
-
 def test_by_data(report):
     assert report.by_data(mnist=1, digits=2) == 2
 

@@ -106,5 +106,5 @@ def test_dependencies_are_audited_and_tested_in_all_their_versions():
 def test_a_warning_from_our_own_code_is_an_error(tmp_path):
     path = tmp_path / "kept.pt"
     path.write_bytes(b"damaged")
-    with pytest.raises(UserWarning, match="is damaged and is computed again"):
+    with pytest.raises(UserWarning, match="is computed again: it is damaged"):
         cached(path, dict)

@@ -1,0 +1,34 @@
+"""Functions of many images, a batch at a time: memory stays bounded."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from latent_digits.checks import require_whole
+
+Parts = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+
+
+@torch.no_grad()
+def in_batches(
+    function: Callable[..., Parts], *tensors: Tensor, batch_size: int = 200, desc: str | None = None
+) -> Parts:
+    """function(*tensors), of n rows each, in batches, without gradients, joined.
+
+    Returns what `function` does: one tensor, a tuple of tensors or a dict of them, each of n rows.
+    desc: a name for the progress bar, which is not shown without one. Raises ValueError for n = 0.
+    """
+    require_whole(**{"number of rows": len(tensors[0]), "batch_size": batch_size})
+    batches = list(zip(*(tensor.split(batch_size) for tensor in tensors), strict=True))
+    hidden = desc is None or len(batches) == 1
+    bar = tqdm(batches, desc=desc, leave=False, unit="batch", disable=hidden)
+    outputs = [function(*batch) for batch in bar]
+    kind = type(outputs[0])
+    if kind is Tensor:
+        return torch.cat(outputs)
+    if kind is dict:
+        return {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
+    joined = [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+    return kind(*joined) if hasattr(kind, "_fields") else tuple(joined)
