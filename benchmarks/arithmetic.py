@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import helpers as h
-from study import cache
+from study import identity
 from study.settings import PROJECT
 
 ORDER = ("02", "03", "01", "06", "05", "04")  # as in the Makefile
@@ -156,7 +156,7 @@ def start(counting: bool) -> Meter:
     meter.spent[REST][0] = time.time() - psutil.Process().create_time()
     ours = ("helpers", "latent_digits", "study")
     meter.watch(*(module for name, module in list(sys.modules.items()) if name.partition(".")[0] in ours))
-    cache.IMPORTED.update(cache.as_imported())  # results of what is watched are kept as they would be without
+    identity.IMPORTED.update(identity.as_imported())  # results of what is watched are kept as they would be without
     h.Report.check = lambda *_, **__: None
     return meter
 

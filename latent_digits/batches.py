@@ -18,15 +18,18 @@ def in_batches(
     """function(*tensors), of n rows each, in batches, without gradients, joined.
 
     Returns what `function` does: one tensor, a tuple of tensors or a dict of them, each of n rows.
-    desc: a name for the progress bar, which is not shown without one. Raises ValueError for n = 0.
+    desc: a name for the progress bar, which is not shown without one. Raises ValueError for n = 0
+    and for tensors that differ in n.
     """
     require_whole(**{"number of rows": len(tensors[0]), "batch_size": batch_size})
+    if len(lengths := {len(tensor) for tensor in tensors}) > 1:
+        raise ValueError(f"tensors must have the same number of rows, got {sorted(lengths)}")
     batches = list(zip(*(tensor.split(batch_size) for tensor in tensors), strict=True))
     hidden = desc is None or len(batches) == 1
     bar = tqdm(batches, desc=desc, leave=False, unit="batch", disable=hidden)
     outputs = [function(*batch) for batch in bar]
     kind = type(outputs[0])
-    if kind is Tensor:
+    if isinstance(outputs[0], Tensor):
         return torch.cat(outputs)
     if kind is dict:
         return {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}

@@ -30,7 +30,8 @@ def located(where: str, **rates: Real) -> Iterator[None]:
         yield
     except FloatingPointError as error:
         remedy = " or ".join(f"{name} (now {rate:g})" for name, rate in rates.items())
-        raise FloatingPointError(f"stopped at {where}: {error}; or lower {remedy}") from error
+        remedy = f"; or lower {remedy}" if rates else ""
+        raise FloatingPointError(f"{where}: {error}{remedy}") from error
 
 
 def require_whole(least: int = 1, **numbers: object) -> None:

@@ -49,7 +49,7 @@ class GaussianLikelihood(NamedTuple):
         return gaussian_log_density(x, self.decode(z), self.sigma)
 
 
-def require_posterior(
+def validate(
     x: Float[Tensor, " batch *event"],
     mu: Float[Tensor, "batch d"],
     logvar: Float[Tensor, "batch d"],

@@ -36,7 +36,7 @@ class Gaussians(NamedTuple):
     covariances: Tensor  # (K, g, b, b)
 
 
-def multiply(a: Tensor, b: Tensor) -> Tensor:
+def multiply(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> Tensor | np.ndarray:
     """a (..., m, b) @ b (..., b, b); a diagonal b may be given as (..., 1, b), which is faster."""
     return a * b if b.shape[-2] == 1 else a @ b
 

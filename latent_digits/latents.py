@@ -31,7 +31,7 @@ from latent_digits.densities import (
     gaussian_log_likelihood,
     kl_divergence,
     reparameterize,
-    require_posterior,
+    validate,
 )
 from latent_digits.networks import VAE, copy_weights, device_of
 from latent_digits.optimizers import NaturalGradient
@@ -76,7 +76,7 @@ def latent_elbo(
     Always with the same noise for the same seed; two antithetic samples per image. Raises
     ValueError for what is not finite, and FloatingPointError where a term is not.
     """
-    require_posterior(x, mu, logvar, sigma)
+    validate(x, mu, logvar, sigma)
     likelihood, generator = GaussianLikelihood(decode, sigma), make_generator(seed, x.device)
     terms = functools.partial(latent_terms, likelihood, generator=generator, antithetic=True)
     return in_batches(terms, x, torch.cat([mu, logvar], 1))
@@ -148,11 +148,13 @@ def infer_latents(
         raise ValueError(
             f"latent_size must be that of start, {start[0].shape[1]}, got {latent_size}"
         )
-    require_posterior(x, *start, sigma)
+    validate(x, *start, sigma)
     codes = torch.cat(start, 1).detach()  # (n, 2 d)
     likelihood = GaussianLikelihood(decode, sigma)
     terms = functools.partial(latent_terms, likelihood, generator=generator, antithetic=True)
-    optimize_codes(terms, x, codes, NaturalGradient(codes), falling_rates(rate, steps), batch_size)
+    rates = falling_rates(rate, steps)
+    with located("infer_latents", rate=rate):
+        optimize_codes(terms, x, codes, NaturalGradient(codes), rates, batch_size)
     return Posterior(*codes.chunk(2, dim=1))
 
 
@@ -178,7 +180,7 @@ def optimize_codes(
     for rows in tqdm(batches, desc="inferring latents", leave=False, unit="batch"):
         for step, rate in enumerate(rates):
             q = codes[rows].requires_grad_()
-            with located(f"step {step + 1} of the codes", **{"the codes' rate": rates[0]}):
+            with located(f"step {step + 1} of the codes"):
                 with torch.enable_grad(), unchecked(step > 0):
                     loss = terms(x[rows], q)["loss"].sum()
                     (gradient,) = torch.autograd.grad(loss, q)
@@ -272,7 +274,8 @@ class LatentTrainer(Trainer):
     def run_epoch(self, epoch: Integral) -> None:
         """Train on every code once, in random order; in the last epoch refine them."""
         if epoch == self.config.epochs and self.config.refining_steps:
-            self.refine_codes()
+            with located(f"training stopped at epoch {epoch}", **self.rates):
+                self.refine_codes()
         else:
             super().run_epoch(epoch)
 
@@ -284,7 +287,7 @@ class LatentTrainer(Trainer):
         x = self.data.train_x[batch]
         for remaining in reversed(range(config.steps_per_batch)):
             q = self.codes[batch].requires_grad_()  # (batch, 2 d)
-            with located(f"epoch {epoch}, step {step}", **self.rates):
+            with located(f"training stopped at epoch {epoch}, step {step}", **self.rates):
                 noise = self.generator, config.antithetic
                 loss = self.objective(self.likelihood, x, q, *noise, beta)["loss"].mean()
                 if remaining:

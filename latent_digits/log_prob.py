@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latent_digits.batches import in_batches
 from latent_digits.checks import require_finite, require_positive, require_whole
-from latent_digits.densities import GaussianLikelihood, Posterior, require_posterior
+from latent_digits.densities import GaussianLikelihood, Posterior, validate
 from latent_digits.random import normal_like
 
 
@@ -43,12 +43,14 @@ def importance_log_prob(
     sense and an x or q that is not finite, and FloatingPointError for images with a weight that is
     nan or infinite, or with none above zero.
     """
-    require_posterior(x, mu, logvar, sigma)
+    validate(x, mu, logvar, sigma)
     require_whole(num_samples=num_samples)
     how = GaussianLikelihood(decode, sigma), num_samples, generator
     return in_batches(
         lambda x, *q: estimate_log_prob(x, Posterior(*q), *how),
-        *(x, mu, logvar),
+        x,
+        mu,
+        logvar,
         desc="importance sampling",
     )
 
@@ -79,7 +81,7 @@ def draw_log_weights(
 ) -> Float[Tensor, "{draws} batch"]:
     """log importance weights of `draws` samples z ~ q(z|x) for each image, float64, on the CPU."""
     require_whole(draws=draws)
-    require_posterior(x, *posterior, likelihood.sigma)
+    validate(x, *posterior, likelihood.sigma)
     x, posterior = torch.cat([x] * draws), posterior.repeat(draws)  # (draws x batch, ...)
     u = normal_like(posterior.mu, generator)
     with torch.no_grad():
@@ -168,7 +170,7 @@ def annealed_log_prob(
     and ess leave out that an image's chains share their start. All chains of an image run at once.
     Raises as importance_log_prob does.
     """
-    require_posterior(x, *posterior, likelihood.sigma)
+    validate(x, *posterior, likelihood.sigma)
     if exact is not None:
         require_finite(exact=exact)
         if exact.shape != posterior.mu.shape:
@@ -194,15 +196,16 @@ def estimate_annealed(
     generator: torch.Generator | None,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`annealed_log_prob` of one batch, as what LogProb has and the share of accepted moves."""
+    """`annealed_log_prob` of one batch: what LogProb has, and each image's share of moves."""
     chains = annealing.chains
     images = torch.cat([x] * chains), posterior.repeat(chains)  # (chains x batch, ...)
     starts = None if start is None else torch.cat([start] * chains)
-    log_weights, rate = anneal(*images, likelihood, annealing, starts, generator)
-    log_weights = log_weights.unflatten(0, (chains, -1))  # (chains x batch,) -> (chains, batch)
-    found = log_mean_weight(*log_power_sums(log_weights), chains)
+    found = anneal(*images, likelihood, annealing, starts, generator)
+    # (chains x batch,) -> (chains, batch)
+    log_weights, accepted = (values.unflatten(0, (chains, -1)) for values in found)
+    result = log_mean_weight(*log_power_sums(log_weights), chains)
     sign = 1 if start is None else -1  # from exact draws the weights are those of 1 / p(x)
-    return sign * found.log_prob, found.ess, found.std_error, torch.full((len(x),), rate)
+    return sign * result.log_prob, result.ess, result.std_error, accepted.mean(0)
 
 
 def anneal(
@@ -212,11 +215,11 @@ def anneal(
     annealing: Annealing,
     start: Float[Tensor, "n d"] | None,
     generator: torch.Generator | None,
-) -> tuple[Tensor, float]:
+) -> tuple[Tensor, Tensor]:
     """Take one chain per row from draws of q(z|x) to the posterior, or from `start` back to q.
 
-    Chains live in u = (z - mu) / std, where q is N(0, I). Returns their log weights (n,) and the
-    share of accepted moves.
+    Chains live in u = (z - mu) / std, where q is N(0, I). Returns their log weights and the
+    shares of their moves that were accepted, each (n,).
     """
 
     def log_ratio(u):
@@ -228,12 +231,12 @@ def anneal(
     else:
         u, path = (start - posterior.mu) / posterior.std(), path[::-1]
     state = (u, *value_and_gradient(log_ratio, u))
-    log_weights, accepted = torch.zeros(len(x), dtype=torch.float64), 0.0
+    log_weights = accepted = torch.zeros(len(x), dtype=torch.float64)
     for before, after in itertools.pairwise(path):
-        log_weights += (after - before) * state[1].cpu().double()
-        state, rate = hamiltonian_move(log_ratio, state, after, annealing, generator)
-        accepted += rate / annealing.temperatures
-    return log_weights, float(accepted)
+        log_weights = log_weights + (after - before) * state[1].cpu().double()
+        state, moved = hamiltonian_move(log_ratio, state, after, annealing, generator)
+        accepted = accepted + moved.cpu() / annealing.temperatures
+    return log_weights, accepted
 
 
 def value_and_gradient(function: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,8 +257,8 @@ def hamiltonian_move(
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """One move of Hamiltonian Monte Carlo (Neal 2011) that keeps N(u; 0, I) exp(b log_ratio(u)).
 
-    state: u (n, d), log_ratio(u) (n,) and its gradient (n, d). Returns the next state and the share
-    of accepted moves.
+    state: u (n, d), log_ratio(u) (n,) and its gradient (n, d). Returns the next state and
+    which moves were accepted (n,).
     """
     u, value, gradient = state
     step_size = annealing.step_size
@@ -271,4 +274,4 @@ def hamiltonian_move(
     accept = uniform.log() < energy - new_energy  # (n,); not where the new energy is nan
     shapes = (accept[:, None], accept, accept[:, None])
     moved = zip(shapes, (u, value, gradient), state, strict=True)
-    return tuple(torch.where(*parts) for parts in moved), accept.float().mean()
+    return tuple(torch.where(*parts) for parts in moved), accept

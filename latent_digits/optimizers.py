@@ -26,7 +26,10 @@ class NaturalGradient:
         self.codes = codes
 
     def step(
-        self, rows: Int64[Tensor, " rows"], gradient: Float[Tensor, "rows codes"], rate: Real
+        self,
+        rows: Int64[Tensor, " rows"],
+        gradient: Float[Tensor, "rows {self.codes.shape[1]}"],
+        rate: Real,
     ) -> None:
         """Move codes[rows] against `gradient`, that of the loss."""
         require_step(gradient, rate)
@@ -45,14 +48,22 @@ class RowAdam:
     A step reads and writes only the rows it is given: its cost does not grow with the table.
     """
 
-    def __init__(self, codes: Tensor, betas: tuple[float, float] = (0.9, 0.999), eps: Real = 1e-8):
+    def __init__(
+        self,
+        codes: Float[Tensor, "n codes"],
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: Real = 1e-8,
+    ):
         require_codes(codes)
         self.codes, self.betas, self.eps = codes, betas, eps
         self.moments = torch.zeros_like(codes), torch.zeros_like(codes)
         self.steps = torch.zeros(len(codes), 1, device=codes.device)
 
     def step(
-        self, rows: Int64[Tensor, " rows"], gradient: Float[Tensor, "rows codes"], rate: Real
+        self,
+        rows: Int64[Tensor, " rows"],
+        gradient: Float[Tensor, "rows {self.codes.shape[1]}"],
+        rate: Real,
     ) -> None:
         """Move codes[rows] against `gradient`, that of the loss."""
         require_step(gradient, rate)

@@ -184,7 +184,7 @@ class Trainer:
     def training_step(self, batch: Tensor, epoch: Integral = 1, step: Integral = 1) -> None:
         """One step of the weights on the images of a batch, given by their indices."""
         x, y = self.data.train_x[batch], self.data.train_y[batch]
-        with located(f"epoch {epoch}, step {step}", **self.rates):
+        with located(f"training stopped at epoch {epoch}, step {step}", **self.rates):
             loss = self.objective(self.model, x, y, self.config, self.generator)["loss"].mean()
             require_finite_result(loss, loss=loss)
         self.optimizer.zero_grad()
@@ -213,7 +213,7 @@ class Trainer:
         name = type(self.model).__name__
         for epoch in tqdm(epochs, desc=f"training {name}", leave=False, unit="epoch"):
             self.run_epoch(epoch)
-            with located(f"the end of epoch {epoch}", **self.rates):
+            with located(f"training stopped at the end of epoch {epoch}", **self.rates):
                 row = self.measure()
                 values = {name: torch.tensor(value) for name, value in row.items()}
                 require_finite_result(sum(values.values()), **values)
@@ -249,7 +249,6 @@ def evaluate_splits(
     return means
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     objective: Objective,

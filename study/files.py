@@ -21,12 +21,12 @@ def atomic_write(path: Path, payload: bytes) -> None:
     """Write `payload` to `path` whole or not at all.
 
     A temporary file beside it is written, synced, then renamed; what a killed process left of one
-    is removed an hour later. Raises OSError (disk full, no permission); the old file, if any, is
-    then still there.
+    is removed by a write that comes an hour later. Raises OSError (disk full, no permission); the
+    old file, if any, is then still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with contextlib.suppress(FileNotFoundError):  # another process removes it
+        with contextlib.suppress(OSError):  # another process removes it, or it is not ours
             if time.time() - leftover.stat().st_mtime > 3600:
                 leftover.unlink()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -64,29 +64,31 @@ def file_lock(path: Path, locks: Path) -> Iterator[None]:
         lock.release()
 
 
-def cached(path: Path, compute: Callable[[], dict]) -> dict:
-    """`compute()`, or its result as an earlier call left it at `path`.
+def cached(path: Path, compute: Callable[[], dict], read: Callable = dict) -> object:
+    """read(compute()), or of what an earlier call of compute left at `path`.
 
-    The result is a dict of tensors, numbers, strings, lists and dicts, and is read back without
-    running any code from the file. Its checksum goes with it: a damaged file is computed anew.
-    Where two processes want the same, one computes it, and the other waits.
+    That is a dict of tensors, numbers, strings, lists and dicts, and is loaded without running any
+    code from the file. Its checksum goes with it: a file that is damaged, or that `read` cannot
+    make sense of, is computed anew. Where two processes want the same, one computes it, and the
+    other waits.
     """
     with file_lock(path, path.parent):
         try:
             checksum, _, payload = path.read_bytes().partition(b"\n")
             if hashlib.sha256(payload).hexdigest().encode() != checksum:
                 raise OSError("it is damaged")
-            return torch.load(io.BytesIO(payload), weights_only=True)
+            return read(torch.load(io.BytesIO(payload), weights_only=True))
         except FileNotFoundError:
             pass
-        except (OSError, pickle.UnpicklingError) as error:
-            reason = error if isinstance(error, OSError) else "it holds more than plain data"
-            warnings.warn(f"{path} is computed again: {reason}", stacklevel=2)
-        result, buffer = compute(), io.BytesIO()
-        torch.save(result, buffer)
+        except pickle.UnpicklingError:
+            warnings.warn(f"{path} is computed again: it holds more than plain data", stacklevel=2)
+        except Exception as error:  # whatever a forged file leads to
+            warnings.warn(f"{path} is computed again: {error}", stacklevel=2)
+        record, buffer = compute(), io.BytesIO()
+        torch.save(record, buffer)
         checksum = hashlib.sha256(buffer.getvalue()).hexdigest().encode()
         try:
             atomic_write(path, checksum + b"\n" + buffer.getvalue())
         except OSError as error:
             warnings.warn(f"{path} could not be written, and is not kept: {error}", stacklevel=2)
-    return result
+    return read(record)

@@ -14,8 +14,8 @@ from IPython.display import Markdown, display
 
 from latent_digits.checks import require_between, require_choice, require_whole
 from latent_digits.data import Data
-from study.cache import is_ours
 from study.files import atomic_write, file_lock
+from study.identity import is_ours
 from study.settings import Settings
 
 
@@ -96,13 +96,13 @@ class Report:
         Nothing is written before: a notebook that fails leaves the pictures and numbers of its last
         success.
         """
-        output, locks = self.settings.output, self.settings.cache
+        output = self.settings.output
         for name, picture in self.figures.items():
             atomic_write(output / name, picture)
         settings = {name: getattr(self.settings, name) for name in ("seed", "quick", "dtype")}
         part = {"data": self.data.name, "results": self.results, "checks": self.checks} | settings
         path = output / "results.json"
-        with file_lock(path, locks):
+        with file_lock(path, self.settings.cache):
             everything = json.loads(path.read_text()) if path.exists() else {}
             everything[self.notebook] = part
             text = json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True)

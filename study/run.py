@@ -23,8 +23,8 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from study import publish
-from study.cache import imports, source_hash, source_of
 from study.files import atomic_write
+from study.identity import imports, source_hash, source_of
 from study.settings import PROJECT, Settings
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -152,9 +152,13 @@ def stale(notebook: NotebookNode) -> list[str]:
     return reasons
 
 
-def show_results(name: str, output: Path) -> dict:
-    """Print one notebook's part of results.json as aligned text, and return it."""
-    entry = json.loads((output / "results.json").read_text())[name]
+def read_entry(name: str, output: Path) -> dict:
+    """One notebook's part of results.json."""
+    return json.loads((output / "results.json").read_text())[name]
+
+
+def show_results(name: str, entry: dict) -> None:
+    """Print one notebook's part of results.json as aligned text."""
     rows = [(row["result"], publish.show_number(row)) for row in entry["results"]]
     width = max((len(result) for result, _ in rows), default=0)
     passed = sum(check["passed"] is True for check in entry["checks"])
@@ -163,7 +167,6 @@ def show_results(name: str, output: Path) -> dict:
     lines += [f"  {result:<{width}}  {value}" for result, value in rows]
     lines += [f"  {passed} checks passed" + (f", {skipped} skipped" if skipped else "") + "\n"]
     tqdm.write("\n".join(lines))
-    return entry
 
 
 def run(paths: list[Path], jobs: int = 1) -> None:
@@ -172,13 +175,13 @@ def run(paths: list[Path], jobs: int = 1) -> None:
 
     def keep(path: Path, notebook: NotebookNode) -> None:
         publish.write_page(folder, path.stem, notebook)
-        show_results(path.stem, output)
+        show_results(path.stem, read_entry(path.stem, output))
 
     execute_all(paths, jobs, keep)
     finish_report(paths, output)
 
 
-def report(paths: list[Path], jobs: int = 1) -> None:
+def report(paths: list[Path]) -> None:
     """Write report/ from the stored notebooks and figures/: nothing is executed."""
     for path in paths:
         publish.write_page(PROJECT / "report", path.stem, nbformat.read(path, as_version=4))
@@ -207,8 +210,10 @@ def refresh(paths: list[Path], jobs: int = 1) -> None:
         output = Settings.from_environment().output
 
         def keep(path: Path, notebook: NotebookNode) -> None:
-            stamp(notebook, show_results(path.stem, output))
+            entry = read_entry(path.stem, output)
+            stamp(notebook, entry)
             atomic_write(path, nbformat.writes(notebook).encode() + b"\n")
+            show_results(path.stem, entry)
 
         execute_all(paths, jobs, keep)
 
@@ -222,5 +227,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"--jobs is {arguments.jobs}: give at least 1")
-    commands = {"run": run, "report": report, "refresh": refresh}
-    commands[arguments.command](arguments.notebooks, arguments.jobs)
+    if arguments.command == "report":
+        report(arguments.notebooks)
+    else:
+        {"run": run, "refresh": refresh}[arguments.command](arguments.notebooks, arguments.jobs)

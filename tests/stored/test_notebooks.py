@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 import helpers as h
-from study import cache, run
+from study import identity, run
 from study.settings import PROJECT
 
 PATHS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
@@ -173,8 +173,8 @@ def test_some_outputs_are_compared(notebook):
 
 
 def test_a_change_of_the_widgets_makes_those_notebooks_stale_that_use_them_and_no_others(monkeypatch):
-    read, before = cache.source_of, cache.source_hash("latent_digits.training", "latent_digits.latents")
-    monkeypatch.setattr(cache, "source_of", lambda name: read(name) + "\nNEW = 1\n" * (name == "study.widgets"))
+    read, before = identity.source_of, identity.source_hash("latent_digits.training", "latent_digits.latents")
+    monkeypatch.setattr(identity, "source_of", lambda name: read(name) + "\nNEW = 1\n" * (name == "study.widgets"))
     stale = [path.stem[:2] for path in PATHS if run.stale(nbformat.read(path, as_version=4))]
     assert stale == ["02", "04", "05", "06"]  # which end with something to play with
-    assert cache.source_hash("latent_digits.training", "latent_digits.latents") == before  # nothing is trained anew
+    assert identity.source_hash("latent_digits.training", "latent_digits.latents") == before  # nothing is trained anew

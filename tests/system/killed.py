@@ -5,7 +5,7 @@ import torch
 import torch._dynamo  # optimizers import it when the first is made, which takes longer than all the rest
 
 import helpers as h
-from study.cache import source_hash
+from study.identity import source_hash
 
 # taken apart before the fork: what is to be killed is the training and writing
 source_hash("latent_digits.latents")

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import study.run
 from around import plain_environment
-from study import cache
+from study import identity
 from study.settings import PROJECT
 
 SETUP = """import sys
@@ -236,12 +236,12 @@ def test_a_stamp_notices_every_change(stamped, monkeypatch):
 
 
 def test_a_stamp_notices_changed_cells_and_modules(stamped, monkeypatch):
-    notebook, read = stamped, cache.source_of
+    notebook, read = stamped, identity.source_of
 
     def edit(module, old, new):
         assert old in read(module)
         edited = {module: read(module).replace(old, new)}
-        monkeypatch.setattr(cache, "source_of", lambda name: edited.get(name) or read(name))
+        monkeypatch.setattr(identity, "source_of", lambda name: edited.get(name) or read(name))
 
     edit("latent_digits.metrics", "max(0.0, ", "max(0.1, ")
     assert study.run.stale(notebook) == []  # the notebook never reaches it
@@ -249,7 +249,7 @@ def test_a_stamp_notices_changed_cells_and_modules(stamped, monkeypatch):
     assert study.run.stale(notebook) == []
     edit("study.report", "round(float(value), digits)", "round(-float(value), digits)")
     assert any("code of ours behind it" in reason for reason in study.run.stale(notebook))
-    monkeypatch.setattr(cache, "source_of", read)
+    monkeypatch.setattr(identity, "source_of", read)
     notebook.cells[2].source += "\n1 + 1"
     assert any("its code" in reason for reason in study.run.stale(notebook))
 

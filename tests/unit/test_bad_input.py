@@ -279,6 +279,7 @@ CASES = {
         (r"x must be (in \[0, 1\]|digits)", lambda: h.evaluate(model(), h.vae_objective, 255 * images(), digits(), h.VAEConfig())),
     ],
     "in_batches": [
+        (r"tensors must have the same number of rows, got \[2, 5\]", lambda: h.in_batches(torch.add, rows(), rows(count=2))),
         ("number of rows must be .* got 0", lambda: h.in_batches(torch.sin, rows()[:0])),
         ("batch_size must be .* got 0", lambda: h.in_batches(torch.sin, rows(), batch_size=0)),
         ("batch_size must be .* got -2", lambda: h.in_batches(torch.sin, rows(), batch_size=-2)),
@@ -287,6 +288,7 @@ CASES = {
         ("parameter 'codes'|codes must", lambda: h.NaturalGradient(rows(3))),
         ("codes must be finite, got 1 entries", lambda: h.NaturalGradient(poisoned(rows(4)))),
         ("parameter 'gradient'|gradient must", lambda: h.NaturalGradient(rows(4)).step(torch.tensor([0, 1]), rows(4)[:1], 0.1)),
+        ("parameter 'gradient'", lambda: h.NaturalGradient(rows(4)).step(torch.tensor([0, 1]), rows(2)[:2], 0.1)),
         ("gradient must be finite, got 1 entries", lambda: h.NaturalGradient(rows(4)).step(digits(), poisoned(rows(4)), 0.1)),
         ("rate must be .* got -1", lambda: h.NaturalGradient(rows(4)).step(digits(), rows(4), -1)),
     ],
@@ -294,6 +296,7 @@ CASES = {
         ("parameter 'codes'", lambda: h.RowAdam(rows(4).long())),
         ("parameter 'codes'|codes must", lambda: h.RowAdam(rows(4)[0])),
         ("parameter 'gradient'|gradient must", lambda: h.RowAdam(rows(4)).step(torch.tensor([0, 1]), rows(4), 0.1)),
+        ("parameter 'gradient'", lambda: h.RowAdam(rows(4)).step(torch.tensor([0, 1]), rows(1)[:2], 0.1)),
         ("gradient must be finite, got 1 entries", lambda: h.RowAdam(rows(4)).step(digits(), poisoned(rows(4)), 0.1)),
         ("rate must be .* got nan", lambda: h.RowAdam(rows(4)).step(digits(), rows(4), math.nan)),
     ],

@@ -367,7 +367,8 @@ def test_on_a_device_every_part_is_run_and_held_against_its_floor(monkeypatch, c
     monkeypatch.setattr(device, "LatentConfig", lambda: h.LatentConfig(epochs=2, snapshots=(), refining_steps=1))
     monkeypatch.setattr(device, "importance_log_prob", functools.partial(h.importance_log_prob, num_samples=2))
     monkeypatch.setattr(sys, "argv", ["device.py", "data", "cpu", "float32", "0", "1"])
-    device.main()
+    with pytest.raises(SystemExit, match="1"):
+        device.main()
     _, first, second, end = map(json.loads, capsys.readouterr().out.splitlines())
     assert [first["seed"], second["seed"]] == [0, 1]
     for name in device.FLOORS:

@@ -2,12 +2,9 @@
 
 import functools
 import os
-import textwrap
-import types
 import warnings
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,12 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import helpers as h
-from latent_digits import data as data_module
-from latent_digits import networks, training
+from latent_digits import training
 from small import small_vae
-from study import cache
-from study.cache import decisive, recall, source_hash
-from study.files import atomic_write, cached
+from study import cache, identity
+from study.cache import recall
+from study.files import cached
 
 TINY_VAE = h.VAEConfig(epochs=1, batch_size=50, snapshots=(1,))
 
@@ -41,7 +37,7 @@ def trainings(monkeypatch):
         return run(self)
 
     monkeypatch.setattr(training.Trainer, "run", counted)
-    monkeypatch.setattr(cache, "IMPORTED", cache.as_imported())
+    monkeypatch.setattr(identity, "IMPORTED", identity.as_imported())
     return calls
 
 
@@ -204,30 +200,6 @@ def test_networks_are_told_apart_by_all_that_they_hold(data, tmp_path, trainings
     assert len(trainings) == 4
 
 
-PATCHES = {
-    "a function": (training, "random_affine", lambda x, generator: x),
-    "a function where it is defined": (data_module, "random_affine", lambda x, generator: x),
-    "another of ours": (training, "make_generator", h.one_per_class),
-    "a library": (training, "math", types.SimpleNamespace(ceil=lambda x: 1)),
-    "a method": (networks.VAE, "decode", lambda self, z: self.decode_logits(z).sigmoid()),
-    "an inherited method": (networks.VAE, "forward", lambda self, z: z),
-    "a class": (training, "VAEConfig", object),
-    "a constant": (training, "CURVE_SIZE", 20),
-    "a default of a class": (networks.Network, "dtype", "bfloat16"),
-}
-
-
-@pytest.mark.parametrize("patch", PATCHES)
-def test_patched_code_is_noticed(monkeypatch, patch):
-    holder, name, value = PATCHES[patch]
-    known = cache.identify([h.fit, h.build(small_vae, seed=0)])
-    monkeypatch.setattr(holder, name, value, raising=False)
-    with pytest.raises(cache.Unidentified):
-        cache.identify([h.fit, h.build(small_vae, seed=0)])
-    monkeypatch.undo()
-    assert cache.identify([h.fit, h.build(small_vae, seed=0)]) == known
-
-
 def test_patched_code_is_run_each_time(data, tmp_path, monkeypatch):
     first = fit_small(data, tmp_path)
     monkeypatch.setattr(training, "kl_per_dimension", lambda mu, logvar: 0 * mu)
@@ -236,8 +208,8 @@ def test_patched_code_is_run_each_time(data, tmp_path, monkeypatch):
 
 
 def test_code_that_was_edited_after_its_import_is_not_what_was_run(data, tmp_path, trainings, monkeypatch):
-    first, read = fit_small(data, tmp_path), cache.source_of
-    monkeypatch.setattr(cache, "source_of", lambda name: f"{read(name)}\nNEW = 1\n")
+    first, read = fit_small(data, tmp_path), identity.source_of
+    monkeypatch.setattr(identity, "source_of", lambda name: f"{read(name)}\nNEW = 1\n")
     assert same(first, fit_small(data, tmp_path))
     assert len(trainings) == 1
 
@@ -316,187 +288,45 @@ def test_whatever_changes_the_second_result_is_that_of_an_empty_cache(tmp_path_f
     assert torch.equal(estimate(folder, **change), estimate(None, **change))
 
 
-MAKERS = {  # of a value, from a small whole number
-    "bool": bool,
-    "int": int,
-    "float": float,
-    "text": str,
-    "none": lambda n: None,
-    "tuple": lambda n: (n, 0.5),
-    "list": lambda n: [n, 0.5],
-    "dict": lambda n: {"a": n},
-    "generator": h.make_generator,
-    "integers": torch.arange,
-    "floats": lambda n: torch.arange(n).float(),
-    "row": lambda n: torch.arange(n)[None],
-    "array": np.arange,
-    "config": lambda n: h.VAEConfig(sigma=0.1 + n),
-    "other config": lambda n: h.LatentConfig(sigma=0.1 + n),
-    "code": lambda n: [h.vae_objective, h.NaturalGradient, h.RowAdam, nn.Linear][n],
-    "format": lambda n: [torch.float32, torch.float64, torch.bfloat16, torch.int64][n],
-    "network": lambda n: h.build(small_vae, seed=n),
-    "classifier": lambda n: h.build(h.Classifier, 2, 4, seed=n),
-    "number": torch.tensor,
-    "method": lambda n: h.build(small_vae, seed=n).decode,
-    "other method": lambda n: h.build(small_vae, seed=n).encode,
+FORGED = {
+    "a call": {"result": {"tuple": [1], "type": ("os", "nice")}, "seconds": 0.0, "states": []},
+    "what a module of ours imports": {"result": {"tuple": [1], "type": ("latent_digits.latents", "tqdm")}},
+    "a function of ours": {"result": {"tuple": [1], "type": ("study.cache", "recall")}},
+    "no module": {"result": {"tuple": [1], "type": ("none", "x")}},
+    "too few parts": {"result": {"tuple": [1], "type": ("latent_digits.densities", "Posterior")}},
+    "no such network": {"result": {"network": 9}},
+    "another record": {"value": 1},
 }
-VALUES = st.tuples(st.sampled_from(sorted(MAKERS)), st.integers(0, 3))
 
 
-@given(VALUES, VALUES)
-def test_values_that_differ_are_told_apart_and_equal_ones_are_not(first, second):
-    values = [MAKERS[kind](n) for kind, n in (first, second)]
-    equal = first == second or {first[0], second[0]} == {"none"}
-    equal |= {first[0], second[0]} == {"bool"} and bool(first[1]) == bool(second[1])
-    assert (cache.identify(values[0]) == cache.identify(values[1])) == equal
-
-
-def test_numbers_of_numpy_are_numbers():
-    assert cache.identify(np.float64(0.5)) == cache.identify(0.5)
-    assert cache.identify(np.int64(3)) == cache.identify(3)
-
-
-# --- code ---
-
-
-def test_what_decides_no_result_is_in_no_hash():
-    with_text = textwrap.dedent('''
-        def f(x):
-            """Say."""
-            # why
-            require_positive(x=x)
-            data.validate()
-            if x > 3:
-                raise ValueError("too large")
-            warnings.warn("large")
-            with located(f"step {x}", rate=x):
-                return tqdm(x, desc="slow", unit="batch")
-    ''')
-    assert decisive(with_text) == "def f(x):\n    if x > 3:\n        pass\n    with located():\n        return tqdm(x)"
-    assert decisive('class A(Exception):\n    """Only this."""\n') == "class A(Exception):\n    pass"
-
-
-FIT = "latent_digits.training"
-
-
-@pytest.mark.parametrize(
-    ("module", "old", "new", "changes"),
-    [
-        ("densities", "expm1(logvar)", "expm1(1 * logvar)", True),
-        ("densities", "expm1(logvar)", "expm1( logvar)", False),
-        ("densities", '"""z = mu', '"""Z = mu', False),
-        ("checks", "must be a positive, finite number", "must be another number", False),
-        ("training", "class TrainConfig:", "class TrainConfig(dict):", True),
-        ("training", "@torch.no_grad()\ndef evaluate", "def evaluate", True),
-        ("training", "CURVE_SIZE = 2_000", "CURVE_SIZE: int = 2_000", True),
-        ("training", "CURVE_SIZE = 2_000", "CURVE_SIZE, OTHER = 2_000, 1", True),
-        ("training", "CURVE_SIZE = 2_000", "CURVE_SIZE = 2_000\nCURVE_SIZE += 1", True),
-        ("training", "CURVE_SIZE = 2_000", "CURVE_SIZE = 2_000\nif True:\n    CURVE_SIZE = 3", True),
-        ("metrics", "torch.bincount(probabilities", "torch.bincount(1 * probabilities", False),
-        ("optimizers", "2 / 3 * rate", "1 / 3 * rate", False),
-        ("mixture", "abs_tol=1e-6", "abs_tol=1e-5", False),
-    ],
-)
-def test_a_hash_is_of_all_code_that_is_reached_and_of_no_other(monkeypatch, module, old, new, changes):
-    before, read = source_hash(FIT), cache.source_of
-    name = f"latent_digits.{module}"
-    assert old in read(name)
-    edited = read(name).replace(old, new)
-    monkeypatch.setattr(cache, "source_of", lambda other: edited if other == name else read(other))
-    assert (source_hash(FIT) != before) == changes
-
-
-def modules_behind(module):
-    """Those that are read for a hash."""
-    names = []
-    source_hash(module, read=lambda name: names.append(name) or cache.source_of(name))
-    return names
-
-
-@pytest.mark.parametrize("module", ["study.cache", "study.report", "study.widgets", "latent_digits.figures"])
-def test_what_keeps_and_shows_is_in_no_key(module):
-    for function in (h.fit, h.fit_latents, h.importance_log_prob, h.annealed_log_prob, h.infer_latents):
-        assert module not in modules_behind(function.__module__)
-
-
-def test_no_module_of_the_course_is_changed_as_it_is_used(data):
-    h.fit(h.build(small_vae, seed=0), h.vae_objective, data, TINY_VAE)
-    h.GaussianMixture(2, random_state=0).fit(data.train_x[:50, 0, 10].numpy()).predict(data.test_x[:3, 0, 10].numpy())
-    for name in cache.IMPORTED:
-        assert cache.unpatched_source(name)
-
-
-# --- files ---
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:-10], lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], lambda b: b""]
-)
-def test_a_damaged_file_is_noticed_and_rebuilt(tmp_path, damage):
-    path = tmp_path / "kept.pt"
-    expected = cached(path, lambda: {"weights": torch.arange(1000.0)})["weights"]
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.warns(UserWarning, match="is computed again: it is damaged"):
-        found = cached(path, lambda: {"weights": torch.arange(1000.0)})["weights"]
-    assert torch.equal(found, expected)
-    assert torch.equal(cached(path, lambda: pytest.fail("it was not kept"))["weights"], expected)
-
-
-def test_a_full_disk_costs_the_cache_but_not_the_result(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.warns(UserWarning, match=r"could not be written, and is not kept: .*No space left"):
-        result = cached(tmp_path / "kept.pt", lambda: {"value": 1})
-    assert result == {"value": 1}
-    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
-
-
-def test_cache_files_cannot_run_code(tmp_path, capfd):
-    class Harmful:
-        def __reduce__(self):
-            return (print, ("code from a cache file ran",))
-
-    path = tmp_path / "kept.pt"
-    cached(path, lambda: {"value": Harmful()})  # with the right checksum
-    with pytest.warns(UserWarning, match="is computed again: it holds more than plain data"):
-        assert cached(path, lambda: {"value": 1}) == {"value": 1}
-    assert cached(path, dict) == {"value": 1}
-    assert "ran" not in capfd.readouterr().out
-
-
-def test_a_forged_file_calls_nothing(tmp_path, monkeypatch):
-    """A file that names something to call is told from a result of ours, and computed again."""
-    x, called = torch.zeros(3, 4), []
+@pytest.mark.parametrize("record", FORGED.values(), ids=FORGED)
+def test_a_forged_file_calls_nothing_and_is_replaced(tmp_path, monkeypatch, record):
+    mu, called = torch.zeros(3, 4), []
     monkeypatch.setattr(os, "nice", lambda *_: called.append(1))
-    generator = h.make_generator(0)
-    recall(h.reparameterize, x, x, generator, cache=tmp_path)
+
+    def draw():
+        return recall(h.reparameterize, mu, mu, h.make_generator(0), cache=tmp_path)[0]
+
+    expected = draw()
     (path,) = tmp_path.glob("*.pt")
     path.unlink()
-    for module, name in (("os", "nice"), ("latent_digits.latents", "tqdm"), ("study.cache", "identify"), ("none", "x")):
-        cached(path, lambda kind=(module, name): {"result": {"tuple": [1], "type": kind}, "seconds": 0.0, "states": []})
-        with pytest.warns(UserWarning, match=f"as what was kept has a {module}.{name}"):
-            found, _ = recall(h.reparameterize, x, x, h.make_generator(0), cache=tmp_path)
-        assert torch.equal(found, h.reparameterize(x, x, h.make_generator(0)))
-        path.unlink()
+    cached(path, lambda: record)
+    with pytest.warns(UserWarning, match="is computed again"):
+        assert torch.equal(draw(), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(draw(), expected)
     assert called == []
 
 
-def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
-    path = tmp_path / "folder" / "file"
-    atomic_write(path, b"old")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space")))
-    with pytest.raises(OSError, match="no space"):
-        atomic_write(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in path.parent.iterdir()] == ["file"]
-
-
-def test_atomic_write_removes_what_a_killed_process_left_and_nothing_that_is_being_written(tmp_path):
-    old, new = tmp_path / ".file.a.part", tmp_path / ".file.b.part"
-    for leftover in (old, new):
-        leftover.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    atomic_write(tmp_path / "file", b"whole")
-    assert {path.name for path in tmp_path.iterdir()} == {"file", new.name}
+def test_generators_and_modes_are_left_as_the_call_left_them_wherever_they_are():
+    """Within lists, dicts and data classes, too; and each part of a network has its own mode."""
+    model, generator = h.build(small_vae, seed=0), h.make_generator(0)
+    part = {"a": [model.decode], "b": h.Posterior(generator, None)}
+    assert list(cache.within(part)) == [model, generator]
+    model.eval()
+    model.decoder.train()
+    state = cache.state_of(model)
+    model.train()
+    cache.restore(model, state)
+    assert (model.training, model.encoder.training, model.decoder.training) == (False, False, True)

@@ -488,7 +488,8 @@ def test_infer_latents_refuses_what_does_not_fit(data):
     with pytest.raises(ValueError, match="x must be finite, got 3,920 entries"):
         h.infer_latents(decode, x * math.nan, latent_size=4)
     with pytest.raises(
-        FloatingPointError, match=r"step 1 of the codes: x_hat must be finite.*; or lower the codes' rate \(now 0.3\)"
+        FloatingPointError,
+        match=r"infer_latents: step 1 of the codes: x_hat must be finite.*; or lower rate \(now 0.3\)",
     ):
         h.infer_latents(lambda z: decode(z) * math.nan, x, latent_size=4)
     with pytest.raises(TypeError, match="parameter 'x_hat'"):
