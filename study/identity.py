@@ -223,5 +223,5 @@ def arithmetic() -> list:
     casts = [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
     cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
     switches = [cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, mkldnn.enabled]
-    counts = [torch.__version__, torch.get_num_threads()]
-    return [*counts, *defaults, *precision, *casts, *switches]
+    machine = [torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()]
+    return [*machine, *defaults, *precision, *casts, *switches]

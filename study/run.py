@@ -32,6 +32,10 @@ VERSIONED = ("torch", "numpy", "scikit-learn", "matplotlib", "pandas")
 # what a stored notebook was executed with
 STORED = {"data": "mnist", "seed": 0, "quick": False, "dtype": "float32"}
 
+# what all 64-bit processors of the last ten years have, for torch and for oneDNN
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+OLD_INSTRUCTIONS = AVX2 if platform.machine() in ("x86_64", "AMD64") else {}
+
 
 class Client(NotebookClient):
     """Executes a notebook; its progress bars go to one bar in the terminal instead of into it."""
@@ -44,11 +48,12 @@ class Client(NotebookClient):
         """Take the bars out of stderr; everything else, warnings too, is stored as usual."""
         content = msg["content"]
         to_stderr = msg["msg_type"] == "stream" and content["name"] == "stderr"
-        # a bar within another sends the line between them by itself
-        if to_stderr and ("\r" in content["text"] or not content["text"].strip()):
+        # a bar within another sends the line between them, and the way back up, by themselves
+        if to_stderr and (re.search(r"\r|\x1b\[A", content["text"]) or not content["text"].strip()):
             if shown := re.findall(r"[^\r\n]*\d%", content["text"]):
                 self.bar.set_postfix_str(shown[-1].strip())
-            content["text"] = re.sub(r"[^\r\n]*\d%\|[^\]\r\n]*\]|\r *", "", content["text"])
+            residue = r"[^\r\n]*\d%\|[^\]\r\n]*\]|\r *|\x1b\[A"
+            content["text"] = re.sub(residue, "", content["text"])
             if not content["text"].strip():
                 return None
         return super().output(outs, msg, display_id, cell_index)
@@ -205,8 +210,8 @@ def refresh(paths: list[Path], jobs: int = 1) -> None:
     with tempfile.TemporaryDirectory() as cold:
         os.environ.setdefault("OUTPUT", "figures")
         os.environ.setdefault("CACHE", cold)
-        # stored numbers are not to depend on the formats that a machine has
-        os.environ["DTYPE"] = STORED["dtype"]
+        # stored numbers are not to depend on the formats and instructions that a machine has
+        os.environ |= {"DTYPE": STORED["dtype"]} | OLD_INSTRUCTIONS
         output = Settings.from_environment().output
 
         def keep(path: Path, notebook: NotebookNode) -> None:
