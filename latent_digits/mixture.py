@@ -148,7 +148,7 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
     def _labels(self, X: np.ndarray, rng: np.random.RandomState) -> Tensor:
         """A first clustering of X (n, d): (n,), in 0 .. K - 1."""
         if self.init_params == "kmeans":
-            kmeans = KMeans(self.n_components, n_init=1, random_state=rng).fit(X)
+            kmeans = KMeans(self.n_components, random_state=rng).fit(X)
             return torch.from_numpy(kmeans.labels_).long()
         centred = X - X.mean(0)
         if self.init_params == "k-means++":
