@@ -366,7 +366,7 @@ CASES = {
         ("temperatures must be .* got 0", lambda: h.Annealing(temperatures=0)),
         ("leapfrogs must be .* got 0", lambda: h.Annealing(leapfrogs=0)),
         ("step_size must be .* got inf", lambda: h.Annealing(step_size=math.inf)),
-        ("parameter 'exact'|exact must", lambda: annealed(images(), rows(), rows(), exact=rows(4))),
+        (r"exact must have mu's shape \(5, 3\), got \(5, 4\)", lambda: annealed(images(), rows(), rows(), exact=rows(4))),
         (
             "parameter 'exact'|exact must",
             lambda: annealed(images(), rows(), rows(), exact=rows()[0]),

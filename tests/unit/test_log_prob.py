@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from torch import distributions
 
 import helpers as h
-from latent_digits.log_prob import value_and_gradient
+from latent_digits.log_prob import estimate_annealed, value_and_gradient
 
 
 class Linear:
@@ -345,6 +345,14 @@ def test_a_move_into_the_impossible_is_refused():
     assert (state[0] <= 0).all()
     assert accepted.any()
     assert not accepted.all()
+
+
+def test_the_share_of_accepted_moves_is_each_images_own(linear):
+    q, annealing = h.Posterior(linear.mu, linear.logvar), h.Annealing(chains=3, temperatures=2)
+    *found, accepted = estimate_annealed(linear.x, q, linear.likelihood, annealing, h.make_generator(0))
+    assert [part.shape for part in found] == [(40,)] * 3
+    assert accepted.shape == (40,)
+    assert ((accepted >= 0) & (accepted <= 1)).all()
 
 
 def test_annealing_goes_in_batches_and_is_set_by_its_generator():

@@ -24,6 +24,7 @@ from latent_digits import mixture as mixture_module
 from latent_digits.em import (
     Gaussians,
     JointDensity,
+    cholesky,
     count_features,
     fit_whitening,
     in_parts,
@@ -511,6 +512,8 @@ def test_samples_that_coincide_are_refused_without_regularisation(covariance_typ
     [
         ({"n_components": 0}, "n_components must be a whole number of at least 1, got 0"),
         ({"n_components": 2.5}, "n_components must be a whole number of at least 1, got 2.5"),
+        ({"warm_start": True}, "warm_start must be one of False, got True"),
+        ({"verbose": 1}, "verbose must be one of False, got 1"),
         ({"max_iter": 0}, "max_iter must be a whole number of at least 1, got 0"),
         ({"n_init": -1}, "n_init must be a whole number of at least 1, got -1"),
         ({"tol": -1e-3}, "tol must be a finite number of at least 0, got -0.001"),
@@ -531,7 +534,8 @@ def test_samples_that_coincide_are_refused_without_regularisation(covariance_typ
         ({"precisions_init": np.ones(2)}, r"precisions_init must be finite, of shape \(2, 3, 3\), got shape \(2,\)"),
         (
             {"precisions_init": -np.stack([np.eye(3)] * 2)},
-            "precisions_init must be symmetric and positive definite",
+            "^precisions_init must be symmetric and positive definite, as inverses of covariances are, "
+            "got a matrix that is not$",
         ),
         ({"precisions_init": np.stack([np.eye(3) + np.eye(3, k=1) / 2] * 2)}, "precisions_init must be symmetric"),
     ],
@@ -732,6 +736,20 @@ def test_a_precision_may_be_asymmetric_by_rounding_and_by_no_more(scale):
     for upper, lower in ((1.0, 1.000005), (0.5, 0.3), (0.0, 0.1)):
         with pytest.raises(ValueError, match=r"precisions_init must be symmetric"):
             fit(upper, lower)
+
+
+def test_arrays_of_other_libraries_are_not_promised():
+    assert not h.GaussianMixture(init_params="random_from_data").__sklearn_tags__().array_api_support
+
+
+@pytest.mark.parametrize("entry", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("size", [1, 2])
+def test_what_has_no_factors_is_refused(entry, size):
+    matrices = torch.eye(size).double().repeat(3, 1, 1)
+    torch.testing.assert_close(cholesky(4 * matrices), 2 * matrices)
+    matrices[1, 0, 0] = entry
+    with pytest.raises(ValueError, match="it is singular"):
+        cholesky(matrices, "it is singular")
 
 
 def test_one_sample_is_drawn_by_default():
