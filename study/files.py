@@ -20,15 +20,11 @@ from tqdm import tqdm
 def atomic_write(path: Path, payload: bytes) -> None:
     """Write `payload` to `path` whole or not at all.
 
-    A temporary file beside it is written, synced, then renamed; what a killed process left of one
-    is removed by a write that comes an hour later. Raises OSError (disk full, no permission); the
-    old file, if any, is then still there.
+    A temporary file beside it is written, synced, then renamed. Raises OSError (disk full, no
+    permission); the old file, if any, is then still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with contextlib.suppress(OSError):  # another process removes it, or it is not ours
-            if time.time() - leftover.stat().st_mtime > 3600:
-                leftover.unlink()
+    remove_leftovers(path, 3600)  # younger ones may be at work, where the path is not locked
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -42,12 +38,21 @@ def atomic_write(path: Path, payload: bytes) -> None:
         raise
 
 
+def remove_leftovers(path: Path, age: float = 0.0) -> None:
+    """Remove what killed processes left of `path` half written, `age` seconds ago or more."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError):  # another process removes it, or it is not ours
+            if time.time() - leftover.stat().st_mtime >= age:
+                leftover.unlink()
+
+
 @contextlib.contextmanager
 def file_lock(path: Path, locks: Path) -> Iterator[None]:
     """Inside, no other process is inside for the same `path`.
 
-    If another is, this one waits for it, and says so. locks: the folder of lock files. Where it
-    cannot be written nothing is locked: what cannot be kept there is not shared either.
+    If another is, this one waits for it, and says so. locks: the folder of lock files. What a
+    killed process left half written is removed. Where the folder cannot be written nothing is
+    locked: what cannot be kept there is not shared either.
     """
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     lock = FileLock(locks / f".{path.name}.{digest}.lock")
@@ -58,6 +63,7 @@ def file_lock(path: Path, locks: Path) -> Iterator[None]:
         except Timeout:
             with tqdm(total=1, desc=f"another process makes {path.name}: waiting", leave=False):
                 lock.acquire()
+        remove_leftovers(path)
     try:
         yield
     finally:

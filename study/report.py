@@ -98,7 +98,8 @@ class Report:
         """
         output = self.settings.output
         for name, picture in self.figures.items():
-            atomic_write(output / name, picture)
+            with file_lock(output / name, self.settings.cache):
+                atomic_write(output / name, picture)
         settings = {name: getattr(self.settings, name) for name in ("seed", "quick", "dtype")}
         part = {"data": self.data.name, "results": self.results, "checks": self.checks} | settings
         path = output / "results.json"

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from study.files import atomic_write, cached
+from study.files import atomic_write, cached, file_lock
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,10 @@ def test_atomic_write_removes_what_a_killed_process_left_and_nothing_that_is_bei
     os.utime(old, (0, 0))
     atomic_write(tmp_path / "file", b"whole")
     assert {path.name for path in tmp_path.iterdir()} == {"file", new.name}
+
+
+def test_within_a_lock_nobody_else_is_at_work_so_that_leftovers_go_at_once(tmp_path):
+    path, half = tmp_path / "file", tmp_path / ".file.a.part"
+    half.write_bytes(b"half")
+    with file_lock(path, tmp_path / "locks"):
+        assert not half.exists()
