@@ -18,6 +18,7 @@ with install_import_hook(
         "latent_digits.latents",
         "latent_digits.log_prob",
         "latent_digits.prior",
+        "latent_digits.clusters",
         "latent_digits.metrics",
         "latent_digits.figures",
         "study.widgets",
@@ -115,6 +116,12 @@ with install_import_hook(
     )
     from latent_digits.mixture import (
         GaussianMixture as GaussianMixture,
+    )
+    from latent_digits.clusters import (
+        component_overlap as component_overlap,
+        cut_components as cut_components,
+        group_shares as group_shares,
+        matched_accuracy as matched_accuracy,
     )
     from latent_digits.prior import (
         FittedPrior as FittedPrior,

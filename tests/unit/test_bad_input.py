@@ -373,6 +373,16 @@ CASES = {
         ),
         ("exact must be finite, got 1 entries", lambda: annealed(images(), rows(), rows(), exact=poisoned(rows()))),
     ],
+    "component_overlap": [
+        (r"responsibilities must be at least 0 and sum to 1, got rows with sum 1.2", lambda: h.component_overlap(np.full((3, 2), 0.6))),
+        ("parameter 'responsibilities'", lambda: h.component_overlap(np.full(3, 0.5))),
+    ],
+    "cut_components": [
+        ("number of components must be a whole number of at least 3, got 2", lambda: h.cut_components(np.full((3, 2), 0.5), 3)),
+        ("responsibilities must be at least 0", lambda: h.cut_components(np.full((3, 2), math.nan), 2)),
+    ],
+    "group_shares": [("parameter 'group'", lambda: h.group_shares(np.full((3, 2), 0.5), np.array([0, 1, 1])))],
+    "matched_accuracy": [("parameter 'groups'", lambda: h.matched_accuracy(np.arange(3), np.arange(4)))],
     "GaussianMixture": [
         ("X must have at least n_components = 6 rows, got n_samples = 5", lambda: h.GaussianMixture(6).fit(rows().numpy())),
         ("n_components must be .* got 0", lambda: h.GaussianMixture(0).fit(rows().numpy())),
