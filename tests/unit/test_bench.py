@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import arithmetic
 import bench
 import device
+import groups
+import numpy as np
 import pytest
 import sides
 import torch
@@ -375,3 +377,19 @@ def test_on_a_device_every_part_is_run_and_held_against_its_floor(monkeypatch, c
         assert end["means"][name] == pytest.approx((first["reached"][name] + second["reached"][name]) / 2)
     assert set(first["seconds"]) == {"classifier", "VAE", "latent optimization", "20 steps of q", "log p(x)"}
     assert "log p(x), test (nats)" in end["missed"]
+
+
+def test_groups_of_several_vaes_are_measured_without_a_label(monkeypatch):
+    """Ten digits, each two clouds that touch: held-out draws ask for twenty components, the cut joins the clouds."""
+    rng = np.random.default_rng(0)
+    digits, side = rng.integers(0, 10, 3000), rng.choice([-1.0, 1.0], 3000)
+    centres = 7 * np.eye(10)[digits]
+    centres[:, 0] += 2.5 * side
+    draws = [centres + rng.normal(size=centres.shape) for _ in range(4)]
+    monkeypatch.setattr(groups, "latents", lambda *_: (draws[:3], draws[3], draws[3]))
+    monkeypatch.setattr(groups, "COUNTS", (10, 20))
+    monkeypatch.setattr(groups, "STARTS", range(1))
+    found = groups.measure(None, SimpleNamespace(test_y=torch.from_numpy(digits)))
+    assert found["components"] == 20
+    assert found["accuracy (%)"][0] > 95
+    assert set(found["held-out log-likelihood (nats)"]) == {10, 20}
