@@ -45,7 +45,9 @@ def cut_components(
     require_whole(groups, **{"number of components": responsibilities.shape[1]})
     group, used = np.zeros(responsibilities.shape[1], np.int64), responsibilities.any(0)
     cut = SpectralClustering(groups, affinity="precomputed", random_state=seed)
-    group[used] = cut.fit_predict(component_overlap(responsibilities[:, used]))
+    # never 0: a graph in several pieces has no one cut
+    overlap = component_overlap(responsibilities[:, used]).clip(min=1e-9)
+    group[used] = cut.fit_predict(overlap)
     return group
 
 

@@ -28,9 +28,11 @@ def same_partition(first, second):
     return len(set(zip(first, second, strict=True))) == len(set(first)) == len(set(second))
 
 
+@pytest.mark.parametrize("leak", [0.0, 0.02])
 @pytest.mark.parametrize("seed", range(3))
-def test_planted_groups_are_found_whatever_their_sizes(seed):
-    responsibilities, of_image, of_component = planted([2, 5, 9, 4], seed=seed)
+def test_planted_groups_are_found_whatever_their_sizes(seed, leak):
+    """Where they share no image, too."""
+    responsibilities, of_image, of_component = planted([2, 5, 9, 4], leak=leak, seed=seed)
     order = np.random.default_rng(seed).permutation(len(of_component))
     found = h.cut_components(responsibilities[:, order], 4)
     assert same_partition(found, of_component[order])
