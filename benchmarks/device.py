@@ -44,8 +44,6 @@ FLOORS = {  # of the mean over seeds, on MNIST
     "log p(x), test (nats)": -46.3,
     "log p(x), ones (nats)": -25.0,
 }
-
-
 PER_DIGIT = 80  # test images whose log p(x) is estimated
 
 

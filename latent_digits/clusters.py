@@ -39,8 +39,8 @@ def cut_components(
     """The group, 0 to groups - 1, of each component: a normalised cut of their overlap.
 
     Spectral clustering (Ng, Jordan and Weiss 2002) of `component_overlap`. A component without an
-    image is in group 0. seed: of its k-means.
-    Raises ValueError for fewer components than groups, and for responsibilities that are no shares.
+    image is in group 0. seed: of its k-means. Raises ValueError for fewer components than groups,
+    and for responsibilities that are no shares.
     """
     require_whole(groups, **{"number of components": responsibilities.shape[1]})
     group, used = np.zeros(responsibilities.shape[1], np.int64), responsibilities.any(0)
