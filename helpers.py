@@ -16,6 +16,7 @@ with install_import_hook(
         "latent_digits.training",
         "latent_digits.optimizers",
         "latent_digits.latents",
+        "latent_digits.noise",
         "latent_digits.log_prob",
         "latent_digits.prior",
         "latent_digits.clusters",
@@ -109,6 +110,12 @@ with install_import_hook(
         anneal as anneal,
         hamiltonian_move as hamiltonian_move,
     )
+    from latent_digits.noise import (
+        optimal_sigma as optimal_sigma,
+        sigma_vae_objective as sigma_vae_objective,
+        fitted_sigma as fitted_sigma,
+        dequantize as dequantize,
+    )
     from latent_digits.em import (
         quadratic_features as quadratic_features,
         expectation_step as expectation_step,
@@ -118,6 +125,7 @@ with install_import_hook(
         GaussianMixture as GaussianMixture,
     )
     from latent_digits.clusters import (
+        fewest_components as fewest_components,
         component_overlap as component_overlap,
         cut_components as cut_components,
         group_shares as group_shares,
@@ -127,6 +135,9 @@ with install_import_hook(
         FittedPrior as FittedPrior,
         informative_latents as informative_latents,
         fit_prior as fit_prior,
+        WithPrior as WithPrior,
+        prior_gap as prior_gap,
+        index_information as index_information,
     )
     from latent_digits.metrics import (
         features_and_probabilities as features_and_probabilities,
@@ -135,6 +146,8 @@ with install_import_hook(
         class_share as class_share,
         active_dimensions as active_dimensions,
         frechet_distance as frechet_distance,
+        precision_recall as precision_recall,
+        nearest as nearest,
         image_quality as image_quality,
     )
     from latent_digits.figures import (

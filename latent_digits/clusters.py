@@ -4,15 +4,31 @@ Where components share images they are one thing in several pieces: their overla
 spectral clustering cuts it where it is thinnest.
 """
 
+from collections.abc import Mapping
 from numbers import Integral
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import sem
 from sklearn.cluster import SpectralClustering
 from sklearn.metrics.cluster import contingency_matrix
 
 from latent_digits.checks import require_whole
+
+
+def fewest_components(held_out: Mapping[Integral, Float[np.ndarray, " n"]]) -> int:
+    """The fewest components that are not clearly worse than the best: one standard error.
+
+    held_out: the log-likelihood of each of n held-out points, by number of components. The standard
+    error is that of the mean difference from the best (the one-standard-error rule: Breiman et al.
+    1984, "Classification and Regression Trees", section 3.4.3). Raises ValueError for fewer than
+    two points.
+    """
+    require_whole(2, **{"number of points": min(map(len, held_out.values()))})
+    best = max(held_out.values(), key=np.mean)
+    close = [k for k, values in held_out.items() if (gap := best - values).mean() <= sem(gap)]
+    return min(close)
 
 
 def component_overlap(responsibilities: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "K K"]:

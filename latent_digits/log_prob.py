@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,17 @@ from latent_digits.batches import in_batches
 from latent_digits.checks import require_finite, require_positive, require_whole
 from latent_digits.densities import GaussianLikelihood, Posterior, validate
 from latent_digits.random import normal_like
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """p(x|z), and with it, where a prior other than N(0, I) is meant, what to multiply N(0, I) by.
+
+    A GaussianLikelihood, WithPrior, or what has a `log_prob` like theirs.
+    """
+
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
+        """(batch, *event), (batch, d) -> (batch,) in nats."""
 
 
 class LogProb(NamedTuple):
@@ -43,26 +54,43 @@ def importance_log_prob(
     sense and an x or q that is not finite, and FloatingPointError for images with a weight that is
     nan or infinite, or with none above zero.
     """
-    validate(x, mu, logvar, sigma)
+    require_positive(sigma=sigma)
+    likelihood = GaussianLikelihood(decode, sigma)
+    return estimate_log_prob(x, Posterior(mu, logvar), likelihood, num_samples, generator)
+
+
+def estimate_log_prob(
+    x: Float[Tensor, " batch *event"],
+    posterior: Posterior,
+    likelihood: Likelihood,
+    num_samples: Integral,
+    generator: torch.Generator | None,
+) -> LogProb:
+    """`importance_log_prob` for any likelihood and, by `WithPrior`, any prior."""
+    require_sound(x, posterior, likelihood)
     require_whole(num_samples=num_samples)
-    how = GaussianLikelihood(decode, sigma), num_samples, generator
+    how = likelihood, num_samples, generator
     return in_batches(
-        lambda x, *q: estimate_log_prob(x, Posterior(*q), *how),
+        lambda x, *q: estimate_batch(x, Posterior(*q), *how),
         x,
-        mu,
-        logvar,
+        *posterior,
         desc="importance sampling",
     )
 
 
-def estimate_log_prob(
+def require_sound(x: Tensor, posterior: Posterior, likelihood: Likelihood) -> None:
+    """Raise ValueError when x or q(z|x) is not finite, or a likelihood's sigma not positive."""
+    validate(x, *posterior, getattr(likelihood, "sigma", 1.0))
+
+
+def estimate_batch(
     x: Tensor,
     posterior: Posterior,
-    likelihood: GaussianLikelihood,
+    likelihood: Likelihood,
     num_samples: Integral,
     generator: torch.Generator | None,
 ) -> LogProb:
-    """`importance_log_prob` of one batch: only sums of its weights are kept."""
+    """`estimate_log_prob` of one batch: only sums of its weights are kept."""
     at_once = max(1, 2_000 // len(x))
     sums = [torch.full((len(x),), -math.inf, dtype=torch.float64)] * 2
     for done in range(0, num_samples, at_once):
@@ -75,13 +103,13 @@ def estimate_log_prob(
 def draw_log_weights(
     x: Float[Tensor, " batch *event"],
     posterior: Posterior,
-    likelihood: GaussianLikelihood,
+    likelihood: Likelihood,
     draws: Integral,
     generator: torch.Generator | None,
 ) -> Float[Tensor, "{draws} batch"]:
     """log importance weights of `draws` samples z ~ q(z|x) for each image, float64, on the CPU."""
     require_whole(draws=draws)
-    validate(x, *posterior, likelihood.sigma)
+    require_sound(x, posterior, likelihood)
     x, posterior = torch.cat([x] * draws), posterior.repeat(draws)  # (draws x batch, ...)
     u = normal_like(posterior.mu, generator)
     with torch.no_grad():
@@ -94,7 +122,7 @@ def log_weight(
     x: Float[Tensor, " batch *event"],
     u: Float[Tensor, "batch d"],
     posterior: Posterior,
-    likelihood: GaussianLikelihood,
+    likelihood: Likelihood,
 ) -> Float[Tensor, " batch"]:
     """log p(x|z) p(z) / q(z|x) in nats, at z = mu + std u, which has density N(u; 0, I) / std.
 
@@ -153,7 +181,7 @@ class Annealing:
 def annealed_log_prob(
     x: Float[Tensor, " batch *event"],
     posterior: Posterior,
-    likelihood: GaussianLikelihood,
+    likelihood: Likelihood,
     annealing: Annealing,
     *,
     exact: Float[Tensor, "batch d"] | None = None,
@@ -170,7 +198,7 @@ def annealed_log_prob(
     and ess leave out that an image's chains share their start. All chains of an image run at once.
     Raises as importance_log_prob does.
     """
-    validate(x, *posterior, likelihood.sigma)
+    require_sound(x, posterior, likelihood)
     if exact is not None:
         require_finite(exact=exact)
         if exact.shape != posterior.mu.shape:
@@ -191,7 +219,7 @@ def annealed_log_prob(
 def estimate_annealed(
     x: Tensor,
     posterior: Posterior,
-    likelihood: GaussianLikelihood,
+    likelihood: Likelihood,
     annealing: Annealing,
     generator: torch.Generator | None,
     start: Tensor | None = None,
@@ -211,7 +239,7 @@ def estimate_annealed(
 def anneal(
     x: Float[Tensor, " n *event"],
     posterior: Posterior,
-    likelihood: GaussianLikelihood,
+    likelihood: Likelihood,
     annealing: Annealing,
     start: Float[Tensor, "n d"] | None,
     generator: torch.Generator | None,

@@ -1,6 +1,7 @@
 """Numbers for images: what a classifier reads in them, and how far they are from real ones."""
 
-from numbers import Real
+from numbers import Integral, Real
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -92,6 +93,60 @@ def frechet_distance(features_a: Float[Tensor, "n d"], features_b: Float[Tensor,
     cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
     mean_gap = (a.mean(0) - b.mean(0)).square().sum()
     return max(0.0, float(mean_gap + cov_a.trace() + cov_b.trace() - 2 * cross))
+
+
+class PrecisionRecall(NamedTuple):
+    """Two shares, each in [0, 1]."""
+
+    precision: float  # of the images that could be real ones
+    recall: float  # of the real ones that could be such images
+
+
+def precision_recall(
+    features: Float[Tensor, "n d"], real_features: Float[Tensor, "m d"], k: Integral = 3
+) -> PrecisionRecall:
+    """How many of the images lie among real ones (precision), and of real ones among them (recall).
+
+    A set covers what is as near to one of its points as that point's k-th nearest other:
+    Kynkäänniemi et al. 2019, "Improved precision and recall metric for assessing generative
+    models", equations 1 and 2. Both shares depend on the sizes of the sets: compare equal ones
+    only. Raises ValueError for entries that are not finite, k < 1, and sets of k rows or fewer.
+    """
+    require_finite(features=features, real_features=real_features)
+    require_whole(k=k)
+    rows = {"len(features)": len(features), "len(real_features)": len(real_features)}
+    require_whole(k + 1, **rows)
+    shift = real_features.mean(0)  # small numbers lose fewest digits
+    a, b = features - shift, real_features - shift
+    return PrecisionRecall(covered(a, b, k), covered(b, a, k))
+
+
+def covered(points: Float[Tensor, "n d"], by: Float[Tensor, "m d"], k: Integral) -> float:
+    """Share of points that are as near to some row of `by` as that row's k-th nearest other."""
+    # the nearest of all is the row itself
+    radii = in_batches(lambda some: torch.cdist(some, by).kthvalue(k + 1).values, by)
+    inside = in_batches(lambda some: (torch.cdist(some, by) <= radii).any(1), points)
+    return inside.float().mean().item()
+
+
+class Nearest(NamedTuple):
+    """For each point the nearest of some others."""
+
+    distance: Float[Tensor, " n"]  # Euclidean, in the points' unit
+    index: Int64[Tensor, " n"]  # which one it is
+
+
+def nearest(x: Float[Tensor, " n *event"], others: Float[Tensor, " m *event"]) -> Nearest:
+    """For each x the nearest of the others, images or features. Of equally near ones, any.
+
+    What is copied from training images is nearer to them than new images are: Meehan et al. 2020,
+    "A non-parametric test to detect data-copying in generative models". Raises ValueError for
+    entries that are not finite.
+    """
+    require_finite(x=x, others=others)
+    flat = others.flatten(1)
+    found = in_batches(lambda some: tuple(torch.cdist(some, flat).min(1)), x.flatten(1))
+    return Nearest(*found)
 
 
 def image_quality(

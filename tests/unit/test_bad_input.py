@@ -30,6 +30,7 @@ NOTHING_TO_REFUSE = {
     "GaussianLikelihood": "is a named tuple, of which functions check sigma",
     "Annealing": "is in the table under annealed_log_prob",
     "FittedPrior": "is a dataclass of what has been checked",
+    "WithPrior": "is a named tuple, of which estimate_log_prob checks sigma",
     "quadratic_features": "takes what scikit-learn's checks have passed",
     "explore": "what its function answers is refused by Screen.show, in the table",
     "DrawingPad": "its strokes are refused by rasterize, its size in the table under Screen",
@@ -53,6 +54,10 @@ def digits(count=N):
 
 def decode(z):
     return torch.sigmoid(z.sum(1).view(-1, 1, 1, 1).expand(-1, 1, 28, 28))
+
+
+def estimate(x, mu, logvar, sigma=0.4, num_samples=2):
+    return h.estimate_log_prob(x, h.Posterior(mu, logvar), h.GaussianLikelihood(decode, sigma), num_samples, None)
 
 
 def draw(x, mu, logvar, sigma=0.4, draws=2):
@@ -349,6 +354,20 @@ CASES = {
         ("parameter 'x_hat'|x_hat must", lambda: h.importance_log_prob(images(), rows(), rows(), lambda z: z)),
         ("got others for 5 images", lambda: h.importance_log_prob(images(), rows(), rows(), lambda z: decode(z) / 0)),
     ],
+    "estimate_log_prob": posterior_cases(lambda x, mu, logvar, sigma=0.4: estimate(x, mu, logvar, sigma))
+    + [
+        ("num_samples must be .* got 0", lambda: estimate(images(), rows(), rows(), num_samples=0)),
+        ("parameter 'likelihood'", lambda: h.estimate_log_prob(images(), h.Posterior(rows(), rows()), decode, 2, None)),
+    ],
+    "prior_gap": [
+        ("logvar must be finite, got 1 entries|logvar must", lambda: h.prior_gap(rows(), poisoned(rows()), h.fit_prior(rows(), rows(), 1))),
+        ("parameter 'logvar'|logvar must", lambda: h.prior_gap(rows(), rows(4), h.fit_prior(rows(), rows(), 1))),
+        ("parameter 'z'|z must", lambda: h.prior_gap(rows(4), rows(4), h.fit_prior(rows(), rows(), 1))),
+    ],
+    "index_information": [
+        ("logvar must be finite|logvar", lambda: h.index_information(rows(), poisoned(rows()))),
+        ("parameter 'logvar'|logvar must", lambda: h.index_information(rows(), rows(4))),
+    ],
     "draw_log_weights": posterior_cases(
         lambda x, mu, logvar, sigma=0.4: draw(x, mu, logvar, sigma)
     )
@@ -372,6 +391,27 @@ CASES = {
             lambda: annealed(images(), rows(), rows(), exact=rows()[0]),
         ),
         ("exact must be finite, got 1 entries", lambda: annealed(images(), rows(), rows(), exact=poisoned(rows()))),
+    ],
+    "optimal_sigma": [
+        ("parameter 'x_hat'|x_hat must", lambda: h.optimal_sigma(images(), images(4))),
+        ("x_hat must be finite, got 1 entries", lambda: h.optimal_sigma(images(), poisoned(images()))),
+        ("x_hat must differ from x, got a mean squared error of 0", lambda: h.optimal_sigma(images(), images())),
+    ],
+    "sigma_vae_objective": [
+        ("parameter 'x'|x must", lambda: h.sigma_vae_objective(model(), images()[:0], digits(0), h.VAEConfig(), None)),
+        ("x must be finite, got 1 entries", lambda: h.sigma_vae_objective(model(), poisoned(images()), digits(), h.VAEConfig(), None)),
+    ],
+    "fitted_sigma": [
+        ("parameter 'x'|x must|number of rows", lambda: h.fitted_sigma(model(), images(0))),
+        ("x must be finite, got 1 entries", lambda: h.fitted_sigma(model(), poisoned(images()))),
+    ],
+    "dequantize": [
+        ("parameter 'x'", lambda: h.dequantize(images().byte())),
+        (r"x must be in \[0, 1\], got", lambda: h.dequantize(255 * images())),
+    ],
+    "fewest_components": [
+        ("number of points must be .* got 1", lambda: h.fewest_components({10: np.zeros(1)})),
+        ("parameter 'held_out'", lambda: h.fewest_components({10: np.zeros((2, 2))})),
     ],
     "component_overlap": [
         (r"responsibilities must be at least 0 and sum to 1, got rows with sum 1.2", lambda: h.component_overlap(np.full((3, 2), 0.6))),
@@ -435,6 +475,20 @@ CASES = {
         ("parameter 'features_a'|features_a\)? must", lambda: h.frechet_distance(rows()[0], rows())),
         ("features_a must be finite, got 1 entries", lambda: h.frechet_distance(poisoned(rows()), rows())),
         ("parameter 'features_b'", lambda: h.frechet_distance(rows(), rows().numpy())),
+    ],
+    "precision_recall": [
+        ("parameter 'real_features'", lambda: h.precision_recall(rows(), rows(4))),
+        ("parameter 'features'", lambda: h.precision_recall(rows().long(), rows())),
+        ("real_features must be finite, got 1 entries", lambda: h.precision_recall(rows(), poisoned(rows()))),
+        (r"len\(features\) must be .* at least 4, got 3", lambda: h.precision_recall(rows()[:3], rows())),
+        (r"len\(real_features\) must be .* at least 6, got 5", lambda: h.precision_recall(rows(count=6), rows(), k=5)),
+        ("k must be .* got 0", lambda: h.precision_recall(rows(), rows(), 0)),
+    ],
+    "nearest": [
+        ("parameter 'others'", lambda: h.nearest(rows(), rows(4))),
+        ("parameter 'others'|others must not be empty", lambda: h.nearest(rows(), rows()[:0])),
+        ("x must be finite, got 1 entries", lambda: h.nearest(poisoned(rows()), rows())),
+        ("parameter 'x'", lambda: h.nearest(rows().numpy(), rows())),
     ],
     "image_quality": [
         ("parameter 'probabilities'", lambda: h.image_quality(rows(), rows(10)[1:].softmax(1), rows())),
@@ -546,6 +600,8 @@ OF_TENSORS = {
     "latent_elbo": (lambda x, mu, logvar: h.latent_elbo(decode, x, mu, logvar), X_AND_Q),
     "informative_latents": (h.informative_latents, {"mu": rows(), "logvar": rows()}),
     "frechet_distance": (h.frechet_distance, {"features_a": rows(), "features_b": rows()}),
+    "precision_recall": (h.precision_recall, {"features": rows(), "real_features": rows()}),
+    "nearest": (h.nearest, {"x": rows(), "others": rows()}),
     "features_and_probabilities": (lambda x: h.features_and_probabilities(classifier(), x), {"x": images()}),
     "class_share": (h.class_share, {"probabilities": rows(10).softmax(1)}),
     "active_dimensions": (h.active_dimensions, {"mu": rows()}),

@@ -79,3 +79,13 @@ def test_what_is_no_share_is_refused(wrong):
 def test_more_groups_than_components_are_refused():
     with pytest.raises(ValueError, match="number of components must be a whole number of at least 5, got 4"):
         h.cut_components(np.full((3, 4), 0.25), 5)
+
+
+def test_fewest_components_takes_what_is_within_one_standard_error_of_the_best():
+    rng = np.random.default_rng(0)
+    best = rng.normal(size=400)
+    noise = rng.normal(size=400)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)  # a mean difference has a standard error of 0.05
+    scores = {10: best - 0.2 + noise, 20: best - 0.04 + noise, 50: best, 100: best - 0.01 + noise}
+    assert h.fewest_components(scores) == 20
+    assert h.fewest_components(scores | {20: best - 0.06 + noise}) == 50

@@ -8,6 +8,7 @@ import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
 import helpers as h
@@ -74,6 +75,57 @@ def test_class_consistency_and_share():
     expected = torch.tensor([0.2, 0.2, 0.4, 0, 0, 0, 0, 0, 0, 0.2], dtype=torch.float64)
     torch.testing.assert_close(share, expected)
     torch.testing.assert_close(probabilities, (5 * x.flatten(1)[:, :10]).softmax(1))
+
+
+def brute_precision_recall(a, b, k):
+    """By the definition, point by point: the k-th nearest of the others, self left out."""
+
+    def covered(points, by):
+        radii = [np.sort([np.linalg.norm(p - q) for j, q in enumerate(by) if j != i])[k - 1] for i, p in enumerate(by)]
+        return np.mean([any(np.linalg.norm(p - q) <= r for q, r in zip(by, radii, strict=True)) for p in points])
+
+    return covered(a, b), covered(b, a)
+
+
+@given(n=st.integers(5, 30), m=st.integers(5, 30), d=st.integers(1, 4), k=st.integers(1, 4), seed=st.integers(0, 100))
+def test_precision_and_recall_against_the_definition(n, m, d, k, seed):
+    generator = h.make_generator(seed)
+    a = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    b = 0.7 * torch.randn(m, d, generator=generator, dtype=torch.float64) + 0.5
+    assert h.precision_recall(a, b, k) == pytest.approx(brute_precision_recall(a.numpy(), b.numpy(), k))
+
+
+def test_precision_and_recall_of_sets_that_are_known():
+    generator = h.make_generator(0)
+    modes = torch.randn(600, 8, generator=generator) + 100 * (torch.arange(600) % 2)[:, None]
+    other = torch.randn(600, 8, generator=generator) + 100 * (torch.arange(600) % 2)[:, None]
+    assert h.precision_recall(modes, modes) == (1, 1)
+    assert h.precision_recall(modes, modes + 500) == (0, 0)
+    precision, recall = h.precision_recall(modes, other)
+    assert min(precision, recall) > 0.6
+    one_of_two = h.precision_recall(modes[::2], other)
+    assert one_of_two.precision == pytest.approx(h.precision_recall(modes[::2], other[::2]).precision, abs=0.01)
+    assert one_of_two.recall == pytest.approx(recall / 2, abs=0.06)  # the other mode is missed
+    doubled = h.precision_recall(torch.cat([modes[::2], other[::2] + 500]), modes)
+    assert doubled == (0.5, 0.5)  # half are real, half of the real are there
+    assert h.precision_recall(modes[:3] * 0, torch.randn(9, 8), k=2) != (1, 1)
+    assert h.precision_recall(modes, other, k=5).precision > precision  # larger balls
+
+
+def test_precision_and_recall_are_those_of_small_numbers_far_from_zero():
+    a, b = (torch.randn(300, 4, generator=h.make_generator(seed)) for seed in (0, 1))
+    assert h.precision_recall(a + 1000, b + 1000) == pytest.approx(h.precision_recall(a, b), abs=0.01)
+
+
+def test_nearest_against_scikit_learn():
+    generator = h.make_generator(0)
+    x, others = torch.rand(450, 1, 4, 5, generator=generator), torch.rand(700, 1, 4, 5, generator=generator)
+    found = h.nearest(x, others)
+    expected = NearestNeighbors(n_neighbors=1).fit(others.flatten(1)).kneighbors(x.flatten(1))
+    np.testing.assert_allclose(found.distance, expected[0][:, 0], rtol=1e-4)
+    np.testing.assert_array_equal(found.index, expected[1][:, 0])
+    copies = h.nearest(others[[5, 2, 2]] + 1e-3, others)
+    assert copies.index.tolist() == [5, 2, 2]
 
 
 def test_image_quality():
