@@ -4,9 +4,8 @@ A copy of each notebook is executed in a kernel of its own, in the order of `mak
 at first. Before its first cell `start` lets a meter attribute all that happens to the part that is at work; after the
 last `finish` writes the account down. Operations are those of products and convolutions as torch's FlopCounterMode
 finds them, forwards and backwards, a multiplication and an addition counting as two; they do not depend on the
-machine. One epoch of a training is counted, and the others are taken to cost the same. Seconds are those of another
-pass, which counts nothing. What else takes time, such as a Cholesky factor or what runs outside torch, is in the
-seconds alone.
+machine. One epoch of a training is counted, and the others are taken to cost the same. What else takes time, such as a
+Cholesky factor or what runs outside torch, is not counted.
 """
 
 import asyncio
@@ -17,12 +16,10 @@ import math
 import os
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-import psutil
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,8 +30,6 @@ from study import identity
 from study.settings import PROJECT
 
 ORDER = ("02", "03", "01", "06", "05", "04")  # as in the Makefile
-UNITS = {"flop": (1e12, 2), "float32 (s)": (1, 0), "bfloat16 (s)": (1, 0)}  # what is kept, and its unit and digits
-PASSES = dict(zip(("flop", "float32", "bfloat16"), UNITS, strict=True))
 INFERENCE, REST = "inference on images", "rest"
 PARTS = {  # the functions and methods in which each is at work
     "training": "Trainer.run_epoch Trainer.training_step LatentTrainer.run_epoch LatentTrainer.training_step",
@@ -49,19 +44,19 @@ EVERY_EPOCH = "Trainer.run_epoch Trainer.measure LatentTrainer.measure"  # the s
 
 
 class Meter:
-    """Attributes what `read` counts, (seconds, operations), to the innermost part that is at work.
+    """Attributes the operations that `read` counts to the innermost part that is at work.
 
     Inference is within much else, and is counted as such only where nothing else is at work.
     """
 
-    def __init__(self, read: Callable[[], tuple[float, float]]):
+    def __init__(self, read: Callable[[], float]):
         self.read, self.part, self.last = read, REST, read()
-        self.spent = defaultdict(lambda: [0.0, 0.0])
+        self.spent = defaultdict(float)
 
     def settle(self) -> None:
         """What was spent since the last time goes to the part at work."""
-        now, account = self.read(), self.spent[self.part]
-        account[:] = [spent + after - before for spent, after, before in zip(account, now, self.last, strict=True)]
+        now = self.read()
+        self.spent[self.part] += now - self.last
         self.last = now
 
     @contextlib.contextmanager
@@ -114,11 +109,11 @@ class Meter:
             if name in known:
                 with _disable_current_modes():
                     result = method(trainer, *args)
-                self.spent[self.part][1] += known[name]
+                self.spent[self.part] += known[name]
             else:
-                before = self.read()[1]
+                before = self.read()
                 result = method(trainer, *args)
-                known[name] = self.read()[1] - before
+                known[name] = self.read() - before
             return result
 
         return once
@@ -144,16 +139,14 @@ def make_counter() -> FlopCounterMode:
     return counter
 
 
-def start(counting: bool) -> Meter:
-    """In a notebook's kernel, before its first cell. `counting` operations takes time: seconds mean nothing then.
+def start() -> Meter:
+    """In a notebook's kernel, before its first cell.
 
-    The kernel's own start counts as rest. The checks are off: some are of speed, and `make run` makes them.
+    The checks are off: some are of speed, and `make run` makes them.
     """
     counter = make_counter()
-    if counting:
-        counter.__enter__()  # until the kernel ends
-    meter = Meter(lambda: (time.perf_counter(), counter.get_total_flops()))
-    meter.spent[REST][0] = time.time() - psutil.Process().create_time()
+    counter.__enter__()  # until the kernel ends
+    meter = Meter(counter.get_total_flops)
     ours = ("helpers", "latent_digits", "study")
     meter.watch(*(module for name, module in list(sys.modules.items()) if name.partition(".")[0] in ours))
     identity.IMPORTED.update(identity.as_imported())  # results of what is watched are kept as they would be without
@@ -162,19 +155,19 @@ def start(counting: bool) -> Meter:
 
 
 def finish(meter: Meter, path: str) -> None:
-    """In the kernel, after the last cell: write {part: [seconds, operations]}."""
+    """In the kernel, after the last cell: write {part: operations}."""
     meter.settle()
     Path(path).write_text(json.dumps(meter.spent))
 
 
-def execute(path: Path, folder: Path, counting: bool) -> dict[str, list[float]]:
-    """What the notebook at `path` spends, {part: [seconds, operations]}: a copy of it, executed in `folder`."""
+def execute(path: Path, folder: Path) -> dict[str, float]:
+    """What the notebook at `path` spends, {part: operations}: a copy of it, executed in `folder`."""
     import nbformat
 
     from study import run  # not at the top: a kernel that imports this file is not to wait for it
 
     notebook, found, here = nbformat.read(path, as_version=4), folder / "found.json", str(Path(__file__).parent)
-    before = f"import sys\nsys.path.insert(0, {here!r})\nimport arithmetic\nits_meter = arithmetic.start({counting})"
+    before = f"import sys\nsys.path.insert(0, {here!r})\nimport arithmetic\nits_meter = arithmetic.start()"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(before))
     notebook.cells.append(nbformat.v4.new_code_cell(f"arithmetic.finish(its_meter, {str(found)!r})"))
     copy = folder / "notebooks" / path.name
@@ -208,42 +201,22 @@ def notebooks() -> list[Path]:
     return [path for number in ORDER for path in (PROJECT / "notebooks").glob(f"{number}_*.ipynb")]
 
 
-def measure(kind: str, environ: Mapping[str, str], paths: Iterable[Path]) -> dict[str, dict[str, float]]:
-    """One pass over notebooks, one after the other on one thread: {notebook: {part: operations or seconds}}.
-
-    kind: "flop", or the number format in which seconds are taken. environ: settings such as DATA.
-    """
+def measure(environ: Mapping[str, str], paths: Iterable[Path]) -> dict[str, dict[str, float]]:
+    """Notebooks, one after the other: {notebook: {part: operations}}. environ: settings such as DATA."""
     with tempfile.TemporaryDirectory() as folder:
         places = {"CACHE": f"{folder}/cache", "OUTPUT": f"{folder}/figures", "OMP_NUM_THREADS": "1"}
-        with environment(in_format(environ, kind) | places):
-            spent = {path.stem: execute(path, Path(folder), counting=kind == "flop") for path in paths}
-    which = int(kind == "flop")
-    return {notebook: {part: values[which] for part, values in parts.items()} for notebook, parts in spent.items()}
+        with environment({**environ, **places}):
+            return {path.stem: execute(path, Path(folder)) for path in paths}
 
 
-def merge(found: dict, kind: str, measured: dict[str, dict[str, float]]) -> None:
-    """Put a pass into {notebook: {part: {"flop", "float32 (s)", "bfloat16 (s)"}}}, in place of an earlier one."""
-    for notebook, values in measured.items():
-        parts = found.setdefault(notebook, {})
-        for part in [*PARTS, REST]:
-            if part in values:
-                parts.setdefault(part, {})[PASSES[kind]] = values[part]
-
-
-def markdown(found: dict) -> str:
-    """A row for each notebook and one for all, a column for each part and one for all."""
-
-    def cell(entries: list[dict]) -> str:
-        shown = []
-        for key, (unit, digits) in UNITS.items():
-            values = [entry[key] for entry in entries if key in entry]
-            shown.append(f"{sum(values) / unit:,.{digits}f}" if values else "–")
-        return " · ".join(shown) if entries else ""
+def markdown(found: dict[str, dict[str, float]]) -> str:
+    """A row for each notebook and one for all, a column for each part and one for all, in TFLOP."""
 
     def line(name: str, among: list[dict]) -> list[str]:
-        columns = [[entry[part] for entry in among if part in entry] for part in [*PARTS, REST]]
-        return [name, *map(cell, columns), cell([entry for column in columns for entry in column])]
+        columns = [[parts[part] for parts in among if part in parts] for part in [*PARTS, REST]]
+        columns.append([value for column in columns for value in column])
+        return [name, *(f"{sum(values) / 1e12:,.2f}" if values else "" for values in columns)]
 
-    head = ["TFLOP · seconds at float32 · at bfloat16", *PARTS, REST, "all"]
+    head = ["TFLOP", *PARTS, REST, "all"]
     rows = [line(name, [found[name]]) for name in sorted(found)] + [line("all", list(found.values()))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])

@@ -434,8 +434,6 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", default=names, choices=names, help="measure these; others stay as they were"
     )
-    passes = ["flop", *formats()]
-    parser.add_argument("--passes", nargs="*", default=passes, choices=passes, help="over the arithmetic")
     parser.add_argument("--output", type=Path, default=PROJECT / "report" / "bench")
     arguments = parser.parse_args()
     h.load_data("mnist")  # says at once where it is missing, and fetches it where it can
@@ -445,14 +443,14 @@ def main() -> None:
         if found["machine"] != machine():
             parser.error(f"{path} is of another machine: measure everything, or choose another --output")
     found["machine"] = machine()
-    for _ in measurements(found, arguments.only, arguments.pairs, arguments.passes):
+    for _ in measurements(found, arguments.only, arguments.pairs):
         write(found, arguments.output)
     print("\n\n".join([markdown(found), limits(found), arithmetic.markdown(found["arithmetic"])]))
     for points in found["growth"].values():
         print(f"time grows with {points['label']} to the power of {points['slope']:.2f}")
 
 
-def measurements(found: dict, only: list[str], pairs: int, passes: list[str]) -> Iterator[None]:
+def measurements(found: dict, only: list[str], pairs: int) -> Iterator[None]:
     """Put into `found` one thing after another of those in `only`."""
     order = [row.label for row in ROWS]
     for row in ROWS:
@@ -467,8 +465,8 @@ def measurements(found: dict, only: list[str], pairs: int, passes: list[str]) ->
     for dtype in formats() if "run" in only else []:
         found["run"][dtype] = full_run(dtype)
         yield
-    for kind in passes if "arithmetic" in only else []:
-        arithmetic.merge(found["arithmetic"], kind, arithmetic.measure(kind, full_scale(), arithmetic.notebooks()))
+    if "arithmetic" in only:
+        found["arithmetic"] = arithmetic.measure(full_scale(), arithmetic.notebooks())
         yield
 
 

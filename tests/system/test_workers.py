@@ -45,7 +45,7 @@ def test_a_notebook_of_which_everything_is_counted(tmp_path):
     path = tmp_path / "07_tiny.ipynb"
     nbformat.write(notebook, path)
     before = path.read_bytes()
-    assert arithmetic.measure("flop", os.environ, [path]) == {
+    assert arithmetic.measure(os.environ, [path]) == {
         "07_tiny": {arithmetic.INFERENCE: 2 * 4 * (3 * 5 + 5 * 784), arithmetic.REST: 2 * 2 * 3 * 5}
     }
     assert path.read_bytes() == before
