@@ -1,5 +1,5 @@
 # QUICK=1, SEED=n, DATA=digits, MNIST_ROOT=folder and JOBS=n may be put before any of these.
-.PHONY: run quick test test-code test-notebooks report lab bench mutate refresh lint hooks clean
+.PHONY: run quick test test-code test-notebooks report lab bench groups published mutate refresh lint hooks clean
 PYTHON ?= python3
 BIN := .venv/bin
 # in an order in which none waits long for what another trains
@@ -37,6 +37,12 @@ lab: .venv/installed     ## explore in JupyterLab, on copies in play/ that are y
 bench: .venv/installed   ## hours: arithmetic, speed beside what one would pick instead, how cost grows
 	$(BIN)/pip install --quiet --constraint requirements.txt --requirement benchmarks/requirements.txt
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/bench.py --output $(BENCH)
+
+groups: .venv/installed  ## a quarter of an hour: the ten groups of notebook 06 for five VAEs; into benchmarks/
+	$(BIN)/python benchmarks/groups.py
+
+published: .venv/installed ## an hour: a VAE as Burda et al. 2016 trained it, beside their number; into benchmarks/
+	$(BIN)/python benchmarks/published.py
 
 mutate: .venv/installed  ## 30 minutes: change the maths in each place, and see a unit test fail
 	$(BIN)/pip install --quiet --constraint requirements.txt --constraint constraints.txt mutmut==3.8.1
