@@ -1,11 +1,12 @@
-"""Where the arithmetic of `make run` goes: operations and seconds of each notebook, by part.
+"""Where the arithmetic of `make run` goes: operations of each notebook, by part.
 
 A copy of each notebook is executed in a kernel of its own, in the order of `make run` and from a cache that is empty
 at first. Before its first cell `start` lets a meter attribute all that happens to the part that is at work; after the
 last `finish` writes the account down. Operations are those of products and convolutions as torch's FlopCounterMode
 finds them, forwards and backwards, a multiplication and an addition counting as two; they do not depend on the
-machine. One epoch of a training is counted, and the others are taken to cost the same. What else takes time, such as a
-Cholesky factor or what runs outside torch, is not counted.
+machine. Only the first epoch of a training is done, and the others are taken to cost the same. So networks are hardly
+trained, which changes nothing but the number of EM's iterations. What else takes time, such as a Cholesky factor or what
+runs outside torch, is not counted.
 """
 
 import asyncio
@@ -21,7 +22,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,7 +40,7 @@ PARTS = {  # the functions and methods in which each is at work
     "mixture": "GaussianMixture.fit GaussianMixture.score_samples GaussianMixture.predict GaussianMixture.sample "
     "GaussianMixture.predict_proba expectation_step maximization_step quadratic_features",
 }
-EVERY_EPOCH = "Trainer.run_epoch Trainer.measure LatentTrainer.measure"  # the same operations in each of a training
+EVERY_EPOCH = "Trainer.run_epoch Trainer.measure LatentTrainer.measure"  # the same operations at each call
 
 
 class Meter:
@@ -78,7 +78,7 @@ class Meter:
 
         They keep their names; `start` then takes them for what was imported.
         """
-        wrappers = [(EVERY_EPOCH, self.counted_once)]
+        wrappers = [(EVERY_EPOCH, self.done_once)]
         wrappers += [(names, functools.partial(self.watched, part)) for part, names in PARTS.items()]
         for names, wrap in wrappers:
             for name in names.split():
@@ -100,21 +100,18 @@ class Meter:
 
         return inside
 
-    def counted_once(self, method: Callable) -> Callable:
-        """A trainer's method, counted at its first call and later taken to cost the same: counting slows it."""
+    def done_once(self, method: Callable) -> Callable:
+        """A trainer's method, done and counted at its first call, and later taken to cost and find the same."""
 
         @functools.wraps(method)
         def once(trainer, *args):
             known, name = vars(trainer).setdefault("operations", {}), method.__qualname__
             if name in known:
-                with _disable_current_modes():
-                    result = method(trainer, *args)
-                self.spent[self.part] += known[name]
+                self.spent[self.part] += known[name][0]
             else:
-                before = self.read()
-                result = method(trainer, *args)
-                known[name] = self.read() - before
-            return result
+                before, result = self.read(), method(trainer, *args)
+                known[name] = self.read() - before, result
+            return known[name][1]
 
         return once
 

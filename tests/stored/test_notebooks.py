@@ -126,7 +126,11 @@ FROM_ELSEWHERE = {
         **dict.fromkeys(["0.004", "0.15"], "learning rate and weight decay of LatentConfig"),
     },
     "04_sampling": {"128": "features of the classifier"},
-    "05_log_probability": {"1,366": "784 log(0.4 / 0.07)", "392": "784 / 2", "180": "224.5 − 46.0, rounded"},
+    "05_log_probability": {
+        "1,366": "784 log(0.4 / 0.07)",
+        "392": "784 / 2",
+        **dict.fromkeys(["826.3", "991.4"], "reported by Wu et al. 2017, table 2"),
+    },
     "06_gaussian_mixture": {},
 }
 

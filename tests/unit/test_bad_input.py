@@ -29,6 +29,7 @@ NOTHING_TO_REFUSE = {
     "Posterior": "is a named tuple, of which functions check both parts",
     "GaussianLikelihood": "is a named tuple, of which functions check sigma",
     "Annealing": "is in the table under annealed_log_prob",
+    "Data": "is a dataclass, which `fit` checks",
     "FittedPrior": "is a dataclass of what has been checked",
     "WithPrior": "is a named tuple, of which estimate_log_prob checks sigma",
     "quadratic_features": "takes what scikit-learn's checks have passed",
