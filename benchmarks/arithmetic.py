@@ -5,7 +5,7 @@ at first. Before its first cell `start` lets a meter attribute all that happens 
 last `finish` writes the account down. Operations are those of products and convolutions as torch's FlopCounterMode
 finds them, forwards and backwards, a multiplication and an addition counting as two; they do not depend on the
 machine. Only the first epoch of a training is done, and the others are taken to cost the same. So networks are hardly
-trained, which changes nothing but the number of EM's iterations. What else takes time, such as a Cholesky factor or what
+trained, which changes nothing but the iterations of EM. What else takes time, such as a Cholesky factor or what
 runs outside torch, is not counted.
 """
 
