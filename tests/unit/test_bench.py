@@ -12,6 +12,7 @@ import bench
 import device
 import groups
 import numpy as np
+import published
 import pytest
 import sides
 import torch
@@ -390,3 +391,26 @@ def test_groups_of_several_vaes_are_measured_without_a_label(monkeypatch):
     words = groups.describe({"seeds": {"0": found, "1": found}})
     assert words.startswith(f"The VAEs of 2 seeds reach {accuracy['ten groups, one-to-one'][0]:.1f}, ")
     assert set(found["held-out log-likelihood (nats)"]) == {10, 20}
+
+
+def test_the_published_networks_log_prob_is_exact_where_its_latents_say_nothing():
+    model = h.build(published.published_vae, 3, hidden=4, seed=0)
+    for part, bias in ((model.encoder[-1], 0.0), (model.decoder[-2], 0.7)):  # q(z|x) = N(0, I), p(x|z) without z
+        torch.nn.init.zeros_(part.weight)
+        torch.nn.init.constant_(part.bias, bias)
+    x = torch.bernoulli(torch.full((5, 1, 28, 28), 0.3), generator=h.make_generator(1))
+    exact = torch.distributions.Bernoulli(logits=torch.tensor(0.7)).log_prob(x).flatten(1).sum(1)
+    assert torch.allclose(published.log_prob(model, x, 0, 4).log_prob, exact.double(), atol=1e-3)
+    found, _ = published.annealed(model, x, 0)
+    assert torch.allclose(found.log_prob, exact.double(), atol=1e-3)
+
+
+def test_the_published_networks_images_are_binarised_afresh_with_their_grey_values_as_probabilities(monkeypatch):
+    seen = []
+    monkeypatch.setattr(h, "vae_objective", lambda model, x, *_: seen.append(x))
+    x, generator = torch.full((50, 1, 28, 28), 0.3), h.make_generator(2)
+    for _ in range(2):
+        published.binarised_objective(None, x, None, None, generator)
+    assert all(((binary == 0) | (binary == 1)).all() for binary in seen)
+    assert abs(seen[0].mean() - 0.3) < 0.02
+    assert not seen[0].equal(seen[1])
