@@ -436,7 +436,7 @@ def main() -> None:
     )
     passes = ["flop", *formats()]
     parser.add_argument("--passes", nargs="*", default=passes, choices=passes, help="over the arithmetic")
-    parser.add_argument("--output", type=Path, default=PROJECT / "report" / "bench")
+    parser.add_argument("--output", type=lambda text: Path(text).expanduser(), default=PROJECT / "report" / "bench")
     arguments = parser.parse_args()
     h.load_data("mnist")  # says at once where it is missing, and fetches it where it can
     path, found = arguments.output / "results.json", {"rows": [], "growth": {}, "run": {}, "arithmetic": {}}

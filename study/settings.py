@@ -43,11 +43,16 @@ class Settings:
             seed=int(seed),
             quick=environ.get("QUICK", "") not in ("", "0"),
             source=source,
-            output=PROJECT / (environ.get("OUTPUT") or cls.output),
-            cache=PROJECT / (environ.get("CACHE") or cls.cache),
+            output=path_of(OUTPUT=environ.get("OUTPUT") or cls.output),
+            cache=path_of(CACHE=environ.get("CACHE") or cls.cache),
             device=device,
             dtype=choose_dtype(environ.get("DTYPE"), device),
         )
+
+    def __post_init__(self):
+        for name in ("output", "cache"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, path_of(**{name: value}))
 
     @property
     def per_class(self) -> int:
@@ -67,6 +72,18 @@ class Settings:
     def scaled(self, config: "TrainConfig") -> "TrainConfig":
         """The config itself, or its smoke variant in a QUICK run."""
         return config.smoke() if self.quick else config
+
+
+def path_of(**setting: str | Path) -> Path:
+    """The path that a setting names, from the project's folder; ~ is the user's own folder.
+
+    Raises ValueError for a user that is not known.
+    """
+    ((name, value),) = setting.items()
+    try:
+        return PROJECT / Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} must be a path, got {str(value)!r} ({error})") from error
 
 
 def choose_device(name: str | None = None) -> str:
