@@ -21,7 +21,7 @@ from latent_digits.training import (
     vae_objective,
 )
 from study.cache import recall
-from study.report import Report
+from study.report import Report, say
 from study.settings import SOURCES, Settings, path_of
 
 
@@ -55,7 +55,7 @@ def load_data(
     except OSError as error:
         if source == "mnist":
             raise
-        print(f"{error}. Using scikit-learn's digits in place of MNIST.")
+        say(f"{error}. Using scikit-learn's digits in place of MNIST.")
         name, (train_x, train_y, test_x, test_y) = "digits", read_digits()
     chosen = balanced_subset(train_y, per_class, make_generator(seed))
     return Data(name, train_x[chosen], train_y[chosen], test_x[:test_size], test_y[:test_size])

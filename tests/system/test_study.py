@@ -256,7 +256,7 @@ def test_a_stamp_notices_changed_cells_and_modules(stamped, monkeypatch):
     assert study.run.stale(notebook) == []  # the notebook never reaches it
     edit("study.report", "name must be letters", "a name must be letters")  # a message
     assert study.run.stale(notebook) == []
-    edit("study.report", "round(float(value), digits)", "round(-float(value), digits)")
+    edit("study.report", "round(number, digits)", "round(-number, digits)")
     assert any("code of ours behind it" in reason for reason in study.run.stale(notebook))
     monkeypatch.setattr(identity, "source_of", read)
     notebook.cells[2].source += "\n1 + 1"
