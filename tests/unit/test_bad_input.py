@@ -500,7 +500,7 @@ def called_by_notebooks():
     """The functions and classes of helpers that the notebooks call."""
     names = set()
     for path in (PROJECT / "notebooks").glob("*.ipynb"):
-        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
         for node in ast.walk(ast.parse("\n".join("".join(cell["source"]) for cell in cells))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "h":
                 names.add((node.attr, "called"))
@@ -509,7 +509,7 @@ def called_by_notebooks():
                 if shown and isinstance(argument, ast.Attribute):
                     names.add((argument.attr, "shown"))
     shown = {name for name, how in names if how == "shown"}
-    text = "".join(path.read_text() for path in (PROJECT / "notebooks").glob("*.ipynb"))
+    text = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "notebooks").glob("*.ipynb"))
     return {name for name, _ in names if name not in shown or f"h.{name}(" in text}
 
 
@@ -520,7 +520,7 @@ def test_everything_that_a_notebook_calls_is_in_the_table():
 
 def test_there_is_no_assert_in_place_of_an_error():
     for path in [*PROJECT.glob("latent_digits/*.py"), *PROJECT.glob("study/*.py")]:
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)], path
 
 

@@ -32,7 +32,7 @@ def test_an_index_of_part_of_the_notebooks_in_a_quick_run(tmp_path):
     (tmp_path / "figures").mkdir()
     publish.write_page(tmp_path, "09_small", notebooks["09_small"])
     publish.write_index(tmp_path, {"09_small": entry, "01_other": entry}, tmp_path / "figures", notebooks)
-    page = (tmp_path / "index.html").read_text()
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "Not a full run on MNIST" in page
     assert "QUICK smoke run" in page
     assert "01_other" not in page  # it has no page

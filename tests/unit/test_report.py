@@ -93,7 +93,7 @@ def test_results_of_all_notebooks_share_one_file(settings, data):
         report.check("yes", True)
         table = report.finish()
     assert table.loc["share", "value"] == "0.988"
-    stored = json.loads((settings.output / "results.json").read_text())
+    stored = json.loads((settings.output / "results.json").read_text(encoding="utf-8"))
     assert list(stored) == ["07_test", "08_test"]
     assert stored["07_test"]["results"] == [{"result": "share", "value": 0.988, "unit": "%", "digits": 3}]
     assert (stored["07_test"]["data"], stored["07_test"]["seed"], stored["07_test"]["quick"]) == ("digits", 4, False)
