@@ -124,6 +124,7 @@ def posterior_cases(call):
 
 CASES = {
     "Settings": [("DATA must be .* got 'cifar'", lambda: h.Settings.from_environment({"DATA": "cifar"}))]
+    + [("QUICK must be .* got 'perhaps'", lambda: h.Settings.from_environment({"QUICK": "perhaps"}))]
     + [("SEED must be .* got 'one'", lambda: h.Settings.from_environment({"SEED": "one"}))]
     + [("DEVICE must be .* got 'tpu'", lambda: h.Settings.from_environment({"DEVICE": "tpu"}))]
     + [("DTYPE must be .* got 'float16'", lambda: h.Settings.from_environment({"DTYPE": "float16"}))],
@@ -468,6 +469,12 @@ CASES = {
     "latent_map": [
         ("parameter 'labels'", lambda: h.latent_map(rows(2).numpy(), images(), digits(4).numpy(), rows(1)[:, 0].numpy())),
         ("parameter 'images'|images must", lambda: h.latent_map(rows(2).numpy(), images()[:, 0], digits().numpy(), rows(1)[:, 0].numpy())),
+    ],
+    "prepare_digit": [
+        ("image must have a digit .* got a contrast of 0", lambda: h.prepare_digit(np.zeros((28, 28)))),
+        ("image must be .* got shape", lambda: h.prepare_digit(np.zeros(784))),
+        ("image must have no negative pixels", lambda: h.prepare_digit(torch.full((28, 28), -1.0))),
+        ("parameter 'image'", lambda: h.prepare_digit(None)),
     ],
     "rasterize": [
         ("thickness must be .* got 0", lambda: h.rasterize([[(0, 0), (1, 1)]], 0)),
