@@ -2,16 +2,30 @@
 .PHONY: run quick test test-code test-notebooks report lab bench groups published mutate refresh lint hooks clean
 PYTHON ?= python3
 BIN := .venv/bin
-# in an order in which none waits long for what another trains
-NOTEBOOKS ?= $(foreach number,02 03 01 06 05 04,$(wildcard notebooks/$(number)_*.ipynb))
+# all of them, in an order in which none waits long for what another trains; each in quotes, for names with spaces
+NOTEBOOKS ?= $(shell found=; for path in $(foreach number,02 03 01 06 05 04,notebooks/$(number)_*.ipynb) notebooks/*.ipynb; do \
+	[ -e "$$path" ] || continue; case "$$found" in (*"'$$path'"*) ;; (*) found="$$found '$$path'";; esac; done; echo "$$found")
+# what is named must be there, which is told before anything is installed
+ifneq ($(filter run refresh report test test-notebooks,$(or $(MAKECMDGOALS),run)),)
+ifneq ($(origin NOTEBOOKS),file)
+ABSENT := $(shell for path in $(NOTEBOOKS); do [ -e "$$path" ] || echo "$$path"; done)
+ifneq ($(ABSENT),)
+$(error NOTEBOOKS must name notebooks, got $(ABSENT): there are $(notdir $(wildcard notebooks/*.ipynb)))
+endif
+endif
+endif
 # JOBS notebooks, or tests, are executed at a time, each on one thread: faster than one after the other on
 # all cores, the more so where others use them too; and the numbers do not depend on how many cores there are.
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
+# files and output are UTF-8, wherever this runs
+export PYTHONUTF8 ?= 1
+# a cluster's shell may ask for figures that nobody sees: notebooks show theirs inline
+unexport MPLBACKEND
 BENCH ?= report/bench
 
 run: .venv/installed     ## execute every notebook and write the report; no committed file changes
-	$(BIN)/python -m study run --jobs $(JOBS) $(NOTEBOOKS)
+	exec $(BIN)/python -m study run --jobs $(JOBS) $(NOTEBOOKS)
 
 quick: .venv/installed   ## a minute: lint, and the unit tests, which start no process, kernel or browser
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
@@ -27,7 +41,7 @@ test-notebooks: .venv/installed
 	OUTPUT=report/test $(BIN)/pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=36000 -v --tb=short $(NOTEBOOKS)
 
 report: .venv/installed  ## write report/ from the stored notebooks; nothing is executed
-	$(BIN)/python -m study report $(NOTEBOOKS)
+	exec $(BIN)/python -m study report $(NOTEBOOKS)
 
 lab: .venv/installed     ## explore in JupyterLab, on copies in play/ that are yours
 	mkdir -p play
@@ -50,7 +64,7 @@ mutate: .venv/installed  ## 30 minutes: change the maths in each place, and see 
 	$(BIN)/python tests/mutation.py
 
 refresh: .venv/installed ## execute in place, from nothing: the stored outputs and figures/
-	$(BIN)/python -m study refresh --jobs $(JOBS) $(NOTEBOOKS)
+	exec $(BIN)/python -m study refresh --jobs $(JOBS) $(NOTEBOOKS)
 
 lint: .venv/installed    ## tidy code and notebooks
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/lint-imports

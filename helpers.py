@@ -22,6 +22,7 @@ with install_import_hook(
         "latent_digits.clusters",
         "latent_digits.metrics",
         "latent_digits.figures",
+        "latent_digits.photo",
         "study.widgets",
     ],
     "beartype.beartype",
@@ -154,6 +155,10 @@ with install_import_hook(
         plot_history as plot_history,
         show_images as show_images,
         image_rows as image_rows,
+    )
+
+    from latent_digits.photo import (
+        prepare_digit as prepare_digit,
     )
 
     # to play with

@@ -154,7 +154,7 @@ def start() -> Meter:
 def finish(meter: Meter, path: str) -> None:
     """In the kernel, after the last cell: write {part: operations}."""
     meter.settle()
-    Path(path).write_text(json.dumps(meter.spent))
+    Path(path).write_text(json.dumps(meter.spent), encoding="utf-8")
 
 
 def execute(path: Path, folder: Path) -> dict[str, float]:
@@ -171,7 +171,7 @@ def execute(path: Path, folder: Path) -> dict[str, float]:
     copy.parent.mkdir(exist_ok=True)
     nbformat.write(notebook, copy)
     asyncio.run(run.execute(copy))
-    return json.loads(found.read_text())
+    return json.loads(found.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

@@ -215,7 +215,7 @@ def serve(connection, side: str, options: dict) -> None:
 def forget_peak() -> None:
     """From here on `peak_memory` counts anew, where that can be had: setting up is not what is compared."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_memory(pid: int | str = "self") -> float:
@@ -225,7 +225,7 @@ def peak_memory(pid: int | str = "self") -> float:
     """
     try:
         if (status := Path(f"/proc/{pid}/status")).exists():
-            return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+            return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1]) / 1024
         if pid == "self":
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         return psutil.Process(pid).memory_info().rss / 2**20
@@ -329,7 +329,7 @@ def machine() -> dict:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        named = re.search(r"model name\s*: (.+)", info.read_text())
+        named = re.search(r"model name\s*: (.+)", info.read_text(encoding="utf-8"))
         cpu = named[1].strip() if named else cpu
     versions = {name: importlib.metadata.version(name).split("+")[0] for name in ("torch", "scikit-learn")}
     return {
@@ -434,12 +434,12 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", default=names, choices=names, help="measure these; others stay as they were"
     )
-    parser.add_argument("--output", type=Path, default=PROJECT / "report" / "bench")
+    parser.add_argument("--output", type=lambda text: Path(text).expanduser(), default=PROJECT / "report" / "bench")
     arguments = parser.parse_args()
     h.load_data("mnist")  # says at once where it is missing, and fetches it where it can
     path, found = arguments.output / "results.json", {"rows": [], "growth": {}, "run": {}, "arithmetic": {}}
     if arguments.only != names and path.exists():
-        found |= json.loads(path.read_text())
+        found |= json.loads(path.read_text(encoding="utf-8"))
         if found["machine"] != machine():
             parser.error(f"{path} is of another machine: measure everything, or choose another --output")
     found["machine"] = machine()

@@ -50,7 +50,7 @@ def autocast() -> torch.autocast:
 
 def mnist_root() -> Path:
     """The folder that load_data looks for MNIST in."""
-    return PROJECT / (os.environ.get("MNIST_ROOT") or "data")
+    return PROJECT / Path(os.environ.get("MNIST_ROOT") or "data").expanduser()
 
 
 def import_datasets():

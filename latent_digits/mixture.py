@@ -126,7 +126,8 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
 
     def _blocks(self, X: np.ndarray) -> Tensor:
         """(n, d) -> (g, n, b)."""
-        x = torch.tensor(X)
+        # a copy in C order: torch takes no negative strides, which one flipped column may keep
+        x = torch.from_numpy(np.array(X, order="C"))
         return x[None] if self.covariance_type == "full" else x.T[:, :, None]
 
     def _whitening(self, x: Tensor) -> Whitening:

@@ -136,7 +136,7 @@ def recall(function: Callable, *args, cache: Path | None, **kwargs) -> tuple[obj
             raise Unidentified("generator is None")
         values = {name: identify(value, name) for name, value in given.arguments.items()}
         key = digest([identify_code(function), values, arithmetic()])
-        path = Path(cache) / f"{function.__name__.replace('_', '-')}-{key[:24]}.pt"
+        path = Path(cache).expanduser() / f"{function.__name__.replace('_', '-')}-{key[:24]}.pt"
         result, seconds, states = cached(path, compute, read)
     except Unidentified as reason:
         message = f"{function.__name__} is computed each time, and not kept, as {reason}"

@@ -21,8 +21,8 @@ from latent_digits.training import (
     vae_objective,
 )
 from study.cache import recall
-from study.report import Report
-from study.settings import PROJECT, SOURCES, Settings
+from study.report import Report, say
+from study.settings import SOURCES, Settings, path_of
 
 
 def load_data(
@@ -35,24 +35,27 @@ def load_data(
     """A training set of `per_class` images of each digit, in random order, and the test set.
 
     source: "mnist"; "digits" (scikit-learn's 8x8 scans); "auto" (MNIST where it is on disk or can
-    be downloaded, else digits, and says so). root: MNIST's folder in torchvision's layout, else
-    $MNIST_ROOT (relative to the project), else data/. test_size: keep the first images only; None
-    keeps all. Raises ValueError for an unknown source, sizes below 1 or more images than a class
-    has, and OSError where MNIST is asked for and cannot be had, or where a file of it is damaged or
-    cannot be read.
+    be downloaded, else digits, and says so). root: the folder that MNIST's files are in, in
+    torchvision's layout or another, else $MNIST_ROOT (relative to the project), else data/.
+    test_size: keep the first images only; None keeps all. Raises ValueError for an unknown source,
+    sizes below 1 or more images than a class has, and OSError where MNIST is asked for and cannot
+    be had, or where a file of it is damaged, another or cannot be read.
     """
     require_choice(SOURCES, source=source)
     require_whole(per_class=per_class, test_size=1 if test_size is None else test_size)
-    root = Path(root) if root is not None else PROJECT / (os.environ.get("MNIST_ROOT") or "data")
+    if root is None:
+        root = path_of(MNIST_ROOT=os.environ.get("MNIST_ROOT") or "data")
     name = "digits" if source == "digits" else "mnist"
     try:
-        train_x, train_y, test_x, test_y = read_digits() if name == "digits" else read_mnist(root)
+        train_x, train_y, test_x, test_y = (
+            read_digits() if name == "digits" else read_mnist(Path(root))
+        )
     except CorruptFileError:
         raise
     except OSError as error:
         if source == "mnist":
             raise
-        print(f"{error}. Using scikit-learn's digits in place of MNIST.")
+        say(f"{error}. Using scikit-learn's digits in place of MNIST.")
         name, (train_x, train_y, test_x, test_y) = "digits", read_digits()
     chosen = balanced_subset(train_y, per_class, make_generator(seed))
     return Data(name, train_x[chosen], train_y[chosen], test_x[:test_size], test_y[:test_size])

@@ -5,26 +5,32 @@ stored notebooks, executing nothing. A stamp says what a stored notebook was exe
 tells whether it still fits.
 """
 
-import argparse
 import asyncio
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import re
+import signal
+import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from tqdm import tqdm
 
 from study import publish
 from study.files import atomic_write
 from study.identity import imports, source_hash, source_of
+from study.report import forget, read_results, say
 from study.settings import PROJECT, Settings
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -35,6 +41,8 @@ STORED = {"data": "mnist", "seed": 0, "quick": False, "dtype": "float32"}
 # what all 64-bit processors of the last ten years have, for torch and for oneDNN
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 OLD_INSTRUCTIONS = AVX2 if platform.machine() in ("x86_64", "AMD64") else {}
+# whatever the shell has: figures are shown in the notebook, and text is UTF-8
+KERNEL = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONUTF8": "1"}
 
 
 class Client(NotebookClient):
@@ -58,9 +66,66 @@ class Client(NotebookClient):
                 return None
         return super().output(outs, msg, display_id, cell_index)
 
+    async def async_execute_cell(self, cell, cell_index, **options):
+        """Of a kernel that has died say where, and why as far as that can be told."""
+        try:
+            return await super().async_execute_cell(cell, cell_index, **options)
+        except DeadKernelError as error:
+            status = await self.km.provisioner.poll()
+            if status is None:  # it lives: it is we who are to end, and no kernel has a word in it
+                self.shutdown_kernel = "immediate"
+                raise asyncio.CancelledError from error
+            first = next(iter(cell.source.strip().splitlines()), "")
+            place = f"cell {cell_index + 1} of {len(self.nb.cells)}, which begins {first!r}"
+            raise DeadKernelError(f"the kernel {cause_of_death(status)}, in {place}") from error
+
+
+def cause_of_death(status: int) -> str:
+    """What the exit status of a kernel says, and what may be done."""
+    if status >= 0:
+        return f"ended by itself, with status {status}"
+    name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+    if name == "SIGKILL":
+        return (
+            "was killed (SIGKILL), most likely by the system for lack of memory: close other "
+            "programs, or execute one notebook at a time (JOBS=1 make run)"
+        )
+    return f"was ended by {name}"
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose signals a notebook's client cannot take for itself alone."""
+
+    def add_signal_handler(self, *_):
+        """Refuse: a signal ends all notebooks, see `ending_at_signals`."""
+        raise RuntimeError("signals are asyncio.Runner's")
+
+
+@contextlib.contextmanager
+def ending_at_signals() -> Iterator[None]:
+    """Inside, what asks a program to end does what Ctrl-C does: KeyboardInterrupt, and cleaning up.
+
+    (asyncio.Runner turns that into the end of all tasks, each of which ends its kernel.)
+    """
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in names):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.SIG_DFL
+                signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 async def execute(path: Path) -> NotebookNode:
-    """The notebook at `path`, executed in a fresh kernel. A failing cell raises."""
+    """The notebook at `path`, executed in a fresh kernel. A failing cell raises.
+
+    What its Report has left stands in the metadata, as "part".
+    """
     notebook = nbformat.read(path, as_version=4)
     cells = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     bar = tqdm(total=len(cells), desc=path.stem, unit="cell")
@@ -76,14 +141,21 @@ async def execute(path: Path) -> NotebookNode:
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_executed=lambda **_: (bar.set_postfix_str(""), bar.update()),
     )
-    with bar:
-        await client.async_execute()
+    with bar, tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / f"{path.stem}.json"
+        try:
+            await client.async_execute(env=os.environ | KERNEL | {"REPORT_PART": str(part)})
+        except Exception as error:
+            error.add_note(f"(in {path})")
+            raise
+        found = json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
     # a widget lives as long as its kernel: stored, it would be an error message
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [
                 output for output in cell.outputs if WIDGET not in output.get("data", {})
             ]
+    notebook.metadata["part"] = found
     return notebook
 
 
@@ -91,7 +163,7 @@ def execute_all(paths: list[Path], jobs: int, then: Callable[[Path, NotebookNode
     """Execute notebooks in this order, `jobs` at a time, and hand each to `then` when it is done.
 
     What two of them need, one trains, and the other waits for it. After an error no other is
-    started; those that run are finished, and then it is raised.
+    started; those that run are finished, and then it is raised. Ctrl-C or SIGTERM ends all.
     """
 
     async def everything() -> None:
@@ -112,7 +184,8 @@ def execute_all(paths: list[Path], jobs: int, then: Callable[[Path, NotebookNode
         for error in filter(None, results):
             raise error
 
-    asyncio.run(everything())
+    with ending_at_signals(), asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(everything())
 
 
 def code_hash(notebook: NotebookNode) -> str:
@@ -157,13 +230,11 @@ def stale(notebook: NotebookNode) -> list[str]:
     return reasons
 
 
-def read_entry(name: str, output: Path) -> dict:
-    """One notebook's part of results.json."""
-    return json.loads((output / "results.json").read_text())[name]
-
-
-def show_results(name: str, entry: dict) -> None:
+def show_results(name: str, entry: dict | None) -> None:
     """Print one notebook's part of results.json as aligned text."""
+    if entry is None:
+        tqdm.write(f"\n{name}: executed; it leaves no results, as no Report is finished in it\n")
+        return
     rows = [(row["result"], publish.show_number(row)) for row in entry["results"]]
     width = max((len(result) for result, _ in rows), default=0)
     passed = sum(check["passed"] is True for check in entry["checks"])
@@ -174,65 +245,100 @@ def show_results(name: str, entry: dict) -> None:
     tqdm.write("\n".join(lines))
 
 
-def run(paths: list[Path], jobs: int = 1) -> None:
-    """Execute copies of the notebooks and write report/. No committed file changes."""
-    folder, output = PROJECT / "report", Settings.from_environment().output
+def attempt(what: str, work: Callable[[], object]) -> bool:
+    """Do what comes after hours: where it fails, that is said, and the rest goes on."""
+    try:
+        work()
+    except Exception as error:  # whatever a student's cell leads to
+        tqdm.write(f"{what} could not be written: {error!r}")
+        return False
+    return True
+
+
+def run(paths: list[Path], jobs: int = 1) -> bool:
+    """Execute copies of the notebooks and write report/. No committed file changes.
+
+    Whether all of it could be written.
+    """
+    folder, settings, done = PROJECT / "report", Settings.from_environment(), []
 
     def keep(path: Path, notebook: NotebookNode) -> None:
-        publish.write_page(folder, path.stem, notebook)
-        show_results(path.stem, read_entry(path.stem, output))
+        name, entry = path.stem, notebook.metadata.pop("part", None)
+        if entry is None:
+            done.append(attempt("results.json", lambda: forget(name, settings)))
+        write = partial(publish.write_page, folder, name, notebook)
+        done.append(attempt(f"the page of {name}", write))
+        show_results(name, entry)
 
-    execute_all(paths, jobs, keep)
-    finish_report(paths, output)
+    try:
+        execute_all(paths, jobs, keep)
+    except Exception:
+        attempt("the first page", partial(finish_report, settings.output))
+        raise
+    done.append(attempt("the first page", partial(finish_report, settings.output)))
+    return all(done)
 
 
-def report(paths: list[Path]) -> None:
-    """Write report/ from the stored notebooks and figures/: nothing is executed."""
+def report(paths: list[Path]) -> bool:
+    """Write report/ from the stored notebooks and figures/: nothing is executed.
+
+    Whether all of it could be written.
+    """
+    folder, done = PROJECT / "report", []
     for path in paths:
-        publish.write_page(PROJECT / "report", path.stem, nbformat.read(path, as_version=4))
-    finish_report(paths, PROJECT / "figures")
+        notebook = nbformat.read(path, as_version=4)
+        write = partial(publish.write_page, folder, path.stem, notebook)
+        done.append(attempt(f"the page of {path.stem}", write))
+    done.append(attempt("the first page", partial(finish_report, PROJECT / "figures")))
+    return all(done)
 
 
-def finish_report(paths: list[Path], output: Path) -> None:
+def finish_report(output: Path) -> None:
     """Write the index, over all pages that are there. output: of figures and results.json."""
-    results = json.loads((output / "results.json").read_text())
-    notebooks = publish.read_notebooks({*(PROJECT / "notebooks").glob("*.ipynb"), *paths})
-    index = publish.write_index(PROJECT / "report", results, output, notebooks)
-    print(f"Read the executed notebooks: {index}")
+    folder = PROJECT / "report"
+    index = publish.write_index(
+        folder, read_results(output / "results.json"), output, publish.read_pages(folder)
+    )
+    say(f"Read the executed notebooks: {index}")
 
 
 def refresh(paths: list[Path], jobs: int = 1) -> None:
     """Execute the notebooks in place: outputs, stamp, figures/ and its results.json.
 
     No model is taken that was trained before, unless CACHE names a folder. A notebook that fails is
-    left as it was, and so are its figures.
+    left as it was, and so are its figures. One without a Report gets no stamp.
     """
     with tempfile.TemporaryDirectory() as cold:
         os.environ.setdefault("OUTPUT", "figures")
         os.environ.setdefault("CACHE", cold)
         # stored numbers are not to depend on the formats and instructions that a machine has
         os.environ |= {"DTYPE": STORED["dtype"]} | OLD_INSTRUCTIONS
-        output = Settings.from_environment().output
+        Settings.from_environment()
 
         def keep(path: Path, notebook: NotebookNode) -> None:
-            entry = read_entry(path.stem, output)
-            stamp(notebook, entry)
+            entry = notebook.metadata.pop("part", None)
+            if entry:
+                stamp(notebook, entry)
             atomic_write(path, nbformat.writes(notebook).encode() + b"\n")
             show_results(path.stem, entry)
 
         execute_all(paths, jobs, keep)
 
 
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["run", "report", "refresh"])
-    parser.add_argument("--jobs", type=int, default=1, help="notebooks that are executed at a time")
-    parser.add_argument("notebooks", nargs="+", type=Path)
-    arguments = parser.parse_args()
-    if arguments.jobs < 1:
-        parser.error(f"--jobs is {arguments.jobs}: give at least 1")
-    if arguments.command == "report":
-        report(arguments.notebooks)
-    else:
-        {"run": run, "refresh": refresh}[arguments.command](arguments.notebooks, arguments.jobs)
+def main(command: str, paths: list[Path], jobs: int) -> None:
+    """Run a command; what ends it is said in a few lines."""
+    try:
+        Settings.from_environment()
+    except (ValueError, OSError) as error:
+        sys.exit(f"{command}: {error}")
+    call = partial(report, paths)
+    if command != "report":
+        call = partial({"run": run, "refresh": refresh}[command], paths, jobs)
+    try:
+        if call() is False:
+            sys.exit(f"{command}: see above what could not be written")
+    except KeyboardInterrupt:
+        say("\nEnded, kernels too. The same command goes on from what is there.")
+        sys.exit(130)
+    except (CellExecutionError, DeadKernelError) as error:
+        sys.exit("\n".join([f"\n{command}: {error}", *getattr(error, "__notes__", ())]))

@@ -1,6 +1,8 @@
 """How a notebook is run: all of it comes from the environment."""
 
+import contextlib
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,11 @@ import torch
 from latent_digits.checks import require_choice
 from latent_digits.precision import DTYPES, fast_bfloat16
 from latent_digits.training import TrainConfig
+from study.arguments import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[1]
 SOURCES = ("auto", "mnist", "digits")
+YES, NO = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
+LARGEST_SEED = 2**32 - 1  # what NumPy and scikit-learn take; torch takes more
 
 
 @dataclass(frozen=True)
@@ -26,28 +30,40 @@ class Settings:
     cache: Path = PROJECT / ".cache"  # CACHE=folder for what was trained or found
     device: str = "cpu"  # DEVICE=cpu | cuda | mps
     dtype: str = "float32"  # DTYPE=float32 | bfloat16: the format that matrices are multiplied in
+    # REPORT_PART=file.json, which `study run` sets: what the notebook of that name leaves for it
+    part: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Read SEED, QUICK, DATA, OUTPUT, CACHE, DEVICE, DTYPE.
 
-        Raises ValueError for a word that is none of theirs.
+        Raises ValueError for a word that is none of theirs, and for a folder that cannot be one.
         """
-        seed = environ.get("SEED") or "0"
-        if not seed.isdecimal():
-            raise ValueError(f"SEED must be a whole number, as in SEED=1, got {seed!r}")
         source = environ.get("DATA") or "auto"
         require_choice(SOURCES, DATA=source)
         device = choose_device(environ.get("DEVICE"))
-        return cls(
-            seed=int(seed),
-            quick=environ.get("QUICK", "") not in ("", "0"),
+        settings = cls(
+            seed=read_seed(environ.get("SEED") or "0"),
+            quick=read_switch(QUICK=environ.get("QUICK") or "0"),
             source=source,
-            output=PROJECT / (environ.get("OUTPUT") or cls.output),
-            cache=PROJECT / (environ.get("CACHE") or cls.cache),
+            output=path_of(OUTPUT=environ.get("OUTPUT") or cls.output),
+            cache=path_of(CACHE=environ.get("CACHE") or cls.cache),
             device=device,
             dtype=choose_dtype(environ.get("DTYPE"), device),
+            part=Path(environ["REPORT_PART"]) if environ.get("REPORT_PART") else None,
         )
+        require_folder(OUTPUT=settings.output)
+        with contextlib.suppress(PermissionError):
+            require_folder(CACHE=settings.cache)
+            return settings
+        message = f"CACHE={settings.cache} may not be written: what is trained is not kept"
+        warnings.warn(message, stacklevel=2)
+        return settings
+
+    def __post_init__(self):
+        for name in ("output", "cache"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, path_of(**{name: value}))
 
     @property
     def per_class(self) -> int:
@@ -67,6 +83,45 @@ class Settings:
     def scaled(self, config: "TrainConfig") -> "TrainConfig":
         """The config itself, or its smoke variant in a QUICK run."""
         return config.smoke() if self.quick else config
+
+
+def read_seed(word: str) -> int:
+    """A seed that every generator takes. Raises ValueError for another."""
+    if not word.isdecimal() or len(word) > 20 or int(word) > LARGEST_SEED:
+        rule = f"a whole number, from 0 to {LARGEST_SEED}, as in SEED=1"
+        raise ValueError(f"SEED must be {rule}, got {word[:40]!r}")
+    return int(word)
+
+
+def read_switch(**setting: str) -> bool:
+    """Whether a setting says yes. Raises ValueError where it says neither yes nor no."""
+    ((name, word),) = setting.items()
+    if word.strip().lower() not in (*YES, *NO):
+        raise ValueError(f"{name} must be one of {', '.join((*YES, *NO))}, got {word!r}")
+    return word.strip().lower() in YES
+
+
+def require_folder(**setting: Path) -> None:
+    """Raise ValueError for a path that cannot be a folder, PermissionError for one of others."""
+    ((name, path),) = setting.items()
+    there = next(one for one in (path, *path.parents) if os.path.exists(one))
+    if not there.is_dir():
+        raise ValueError(f"{name} must be a folder, got {path}: {there} is a file")
+    effective = os.access in os.supports_effective_ids
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
+        raise PermissionError(f"{name} must be a folder that may be written, got {path}")
+
+
+def path_of(**setting: str | Path) -> Path:
+    """The path that a setting names, from the project's folder; ~ is the user's own folder.
+
+    Raises ValueError for a user that is not known.
+    """
+    ((name, value),) = setting.items()
+    try:
+        return PROJECT / Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} must be a path, got {str(value)!r} ({error})") from error
 
 
 def choose_device(name: str | None = None) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from latent_digits.checks import require_whole
 from latent_digits.figures import tile
 from latent_digits.metrics import class_probabilities
+from latent_digits.photo import place_by_mass
 
 
 class Screen(widgets.HBox):
@@ -126,12 +127,12 @@ def latent_map(
 
 
 def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
-    """Strokes of a pen as an image made like MNIST's, in a box of 20 pixels, centred by its mass.
+    """Strokes of a pen as an image made like MNIST's, in a box of 20 pixels, its mass at pixel 14.
 
     (1, 1, 28, 28). A stroke is a list of points (x, y), with y downwards and in any unit; a lone
-    point is a dot. thickness: in pixels. LeCun et al. 1998, "Gradient-based learning applied to
-    document recognition", section III.A. Raises ValueError without points, for points that are not
-    finite, and for a thickness that does not fit the box.
+    point is a dot. thickness: in pixels. The rule is that of `prepare_digit`, but as strokes can be
+    drawn anywhere, their mass is not moved by whole pixels only. Raises ValueError without points,
+    for points that are not finite, and for a thickness that does not fit the box.
     """
     if not 0 < thickness < 20:
         raise ValueError(f"thickness must be more than 0 and less than 20 pixels, got {thickness}")
@@ -147,12 +148,13 @@ def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
         torch.cat([(line[part] - (low + high) / 2) * scale for line in lines])
         for part in (slice(0, -1), slice(1, None))
     )
-    axis = torch.arange(28.0, dtype=torch.float64) - 13.5
-    pixels = torch.cartesian_prod(axis, axis).flip(1)  # (784, 2): x and y of each, row by row
+    side = 22  # the box, and a pixel around it
+    axis = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    pixels = torch.cartesian_prod(axis, axis).flip(1)  # (484, 2): x and y of each, row by row
 
     def ink(origin: Tensor) -> Tensor:
-        """How much of each pixel is covered (784,), by its distance from the nearest line."""
-        # (lines, 2), (784, lines, 2)
+        """How much of each pixel is covered (484,), by its distance from the nearest line."""
+        # (lines, 2), (484, lines, 2)
         along, beyond = ends - starts, (pixels + origin)[:, None] - starts
         length = along.square().sum(1).clamp(min=1e-12)
         nearest = starts + ((beyond * along).sum(2) / length).clamp(0, 1)[..., None] * along
@@ -160,7 +162,8 @@ def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
         return (thickness / 2 + 0.5 - distance).clamp(0, 1)
 
     drawn = ink(torch.zeros(2, dtype=torch.float64))
-    return ink(drawn @ pixels / drawn.sum()).float().view(1, 1, 28, 28)
+    centre = drawn @ pixels / drawn.sum() + (side - 1) / 2  # as a place among the pixels
+    return place_by_mass(ink(centre - centre.round()).float().view(side, side))
 
 
 class DrawingPad(widgets.HBox):

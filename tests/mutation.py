@@ -43,14 +43,14 @@ def is_in(mutant: str, part: str) -> bool:
 def change(mutant: str) -> str:
     """What the mutant changes: "- old" and "+ new", a line each."""
     command = [Path(sys.executable).parent / "mutmut", "show", mutant]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout
     lines = [line for line in told.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
     return "\n".join(f"{line[0]} {line[1:].strip()}" for line in lines)
 
 
 def known_reasons() -> dict[str, str]:
     """Why a mutant may survive, by what it changes."""
-    groups = tomllib.loads(SURVIVORS.read_text())["group"]
+    groups = tomllib.loads(SURVIVORS.read_text(encoding="utf-8"))["group"]
     return {text.strip(): group["reason"] for group in groups for text in group["mutants"]}
 
 
@@ -82,7 +82,7 @@ def run_mutmut(parts: Iterable[str]) -> dict[str, dict[str, str]]:
     subprocess.run(command, env=alone, check=True)
     codes = {}
     for path in Path("mutants/latent_digits").glob("*.meta"):
-        codes |= json.loads(path.read_text())["exit_code_by_key"]
+        codes |= json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
     ends = {mutant: OUTCOMES.get(code, f"ended with {code}") for mutant, code in codes.items()}
     return {part: {mutant: end for mutant, end in ends.items() if is_in(mutant, part)} for part in parts}
 

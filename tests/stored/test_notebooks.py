@@ -13,7 +13,7 @@ from study import identity, run
 from study.settings import PROJECT
 
 PATHS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
-RESULTS = json.loads((PROJECT / "figures" / "results.json").read_text())
+RESULTS = json.loads((PROJECT / "figures" / "results.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
@@ -107,7 +107,7 @@ def test_every_figure_is_stored(notebook, path):
 
 
 def test_no_figure_is_left_over():
-    sources = {path.stem[:2]: path.read_text() for path in PATHS}
+    sources = {path.stem[:2]: path.read_text(encoding="utf-8") for path in PATHS}
     for image in (PROJECT / "figures").glob("*.png"):
         number, name = image.stem.split("_", 1)
         assert f'\\"{name}\\"' in sources[number], f"{image.name} is made by no notebook"

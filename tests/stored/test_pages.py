@@ -11,10 +11,10 @@ import pytest
 from study import publish
 from study.settings import PROJECT
 
-RESULTS = json.loads((PROJECT / "figures" / "results.json").read_text())
+RESULTS = json.loads((PROJECT / "figures" / "results.json").read_text(encoding="utf-8"))
 QUESTIONS = [
     question
-    for group in tomllib.loads((PROJECT / "study" / "questions.toml").read_text())["group"]
+    for group in tomllib.loads((PROJECT / "study" / "questions.toml").read_text(encoding="utf-8"))["group"]
     for question in group["questions"]
 ]
 
@@ -32,7 +32,7 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def index(report):
-    return (report / "index.html").read_text()
+    return (report / "index.html").read_text(encoding="utf-8")
 
 
 def text_of(page):
@@ -42,7 +42,7 @@ def text_of(page):
 def test_every_link_leads_to_a_page_and_a_place_in_it(report, index):
     links = re.findall(r'(?:href|src)="([^"]+)"', index)
     assert len(links) > 80
-    pages = {path.name: path.read_text() for path in report.glob("*.html")}
+    pages = {path.name: path.read_text(encoding="utf-8") for path in report.glob("*.html")}
     for link in links:
         name, _, place = html.unescape(unquote(link)).partition("#")
         if place:
@@ -54,7 +54,7 @@ def test_every_link_leads_to_a_page_and_a_place_in_it(report, index):
 def test_links_between_pages_stay_in_the_report(report):
     found = 0
     for path in report.glob("0*.html"):
-        for link in re.findall(r'href="([^"#][^"]*)"', path.read_text()):
+        for link in re.findall(r'href="([^"#][^"]*)"', path.read_text(encoding="utf-8")):
             if not link.startswith("http"):
                 found += 1
                 assert (report / link.partition("#")[0]).exists(), f"{path.name}: {link}"
@@ -63,7 +63,9 @@ def test_links_between_pages_stay_in_the_report(report):
 
 def test_pages_fetch_nothing(report):
     for path in report.glob("*.html"):
-        assert not re.search(r"""(?:src=|@import |url\(|<link[^>]+href=)["']?(?:https?:)?//""", path.read_text()), path
+        assert not re.search(
+            r"""(?:src=|@import |url\(|<link[^>]+href=)["']?(?:https?:)?//""", path.read_text(encoding="utf-8")
+        ), path
 
 
 def test_the_index_has_every_check_result_and_figure(index):

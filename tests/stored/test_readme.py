@@ -13,8 +13,8 @@ import pytest
 
 from study.settings import PROJECT
 
-README = (PROJECT / "README.md").read_text()
-RESULTS = json.loads((PROJECT / "figures" / "results.json").read_text())
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+RESULTS = json.loads((PROJECT / "figures" / "results.json").read_text(encoding="utf-8"))
 ROWS = re.findall(r"^\| \[(\d\d_\w+)\]\(notebooks/\1\.ipynb\) \|(.+?)\|(.+?)\|(.+?)\|$", README, flags=re.M)
 
 
@@ -86,14 +86,14 @@ def test_what_stands_beside_the_sources_comes_from_the_run():
 
 
 def test_the_stored_arithmetic_is_complete_in_the_readme_and_within_its_budget():
-    stored = json.loads((PROJECT / "benchmarks" / "results.json").read_text())["arithmetic"]
+    stored = json.loads((PROJECT / "benchmarks" / "results.json").read_text(encoding="utf-8"))["arithmetic"]
     assert set(stored) == {path.stem for path in arithmetic.notebooks()}
     assert arithmetic.markdown(stored) in README
     assert sum(sum(parts.values()) for parts in stored.values()) < 95e12
 
 
 def test_the_stored_benchmark_is_complete_and_in_the_readme():
-    stored = json.loads((PROJECT / "benchmarks" / "results.json").read_text())
+    stored = json.loads((PROJECT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
     formats = bench.FORMATS[: 1 + bench.FORMATS.index(stored["machine"]["format"])]
     assert [row["row"] for row in stored["rows"]] == [row.label for row in bench.ROWS if row.dtype in ("", *formats)]
     assert [row["row"] for row in stored["rows"] if not row["met"] and not row["limit"]] == []
@@ -108,7 +108,7 @@ def test_the_stored_benchmark_is_complete_and_in_the_readme():
 
 
 def test_the_notebook_says_what_five_vaes_say_of_the_ten_groups():
-    stored = json.loads((PROJECT / "benchmarks" / "groups.json").read_text())
+    stored = json.loads((PROJECT / "benchmarks" / "groups.json").read_text(encoding="utf-8"))
     assert len(stored["seeds"]) == len(groups.SEEDS)
     notebook = nbformat.read(PROJECT / "notebooks" / "06_gaussian_mixture.ipynb", as_version=4)
     prose = " ".join(" ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").split())
@@ -116,7 +116,7 @@ def test_the_notebook_says_what_five_vaes_say_of_the_ten_groups():
 
 
 def test_the_readme_says_what_the_published_network_reached():
-    stored = json.loads((PROJECT / "benchmarks" / "published.json").read_text())
+    stored = json.loads((PROJECT / "benchmarks" / "published.json").read_text(encoding="utf-8"))
     assert published.describe(stored) in " ".join(README.split())
     assert stored["published (nats)"] == published.PUBLISHED
     assert stored["epochs"] == published.EPOCHS
@@ -124,25 +124,25 @@ def test_the_readme_says_what_the_published_network_reached():
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(name):
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", (PROJECT / name).read_text()):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", (PROJECT / name).read_text(encoding="utf-8")):
         assert (PROJECT / link).exists(), link
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_named_commands_and_files_exist(name):
-    text = (PROJECT / name).read_text()
-    targets = set(re.findall(r"^([\w.-]+):", (PROJECT / "Makefile").read_text(), flags=re.M))
+    text = (PROJECT / name).read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w.-]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
     assert set(re.findall(r"(?:^|`|, `)(?:[A-Z_]+=\S+ )*make (\w+)", text, flags=re.M)) <= targets
     for file in re.findall(r"`([\w.]+\.(?:py|toml|txt|jinja|md)|\w+/)`", text):
-        assert (PROJECT / file).exists() or f"{file}\n" in (PROJECT / ".gitignore").read_text(), file
+        assert (PROJECT / file).exists() or f"{file}\n" in (PROJECT / ".gitignore").read_text(encoding="utf-8"), file
 
 
 def test_the_readme_names_every_command():
-    for target in re.findall(r"^(\w+):", (PROJECT / "Makefile").read_text(), flags=re.M):
+    for target in re.findall(r"^(\w+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), flags=re.M):
         assert f"make {target}" in README, target
 
 
 def test_hooks_use_the_ruff_that_is_installed():
-    hooks = (PROJECT / ".pre-commit-config.yaml").read_text()
+    hooks = (PROJECT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     assert re.findall(r"entry: (\S+)", hooks) == [".venv/bin/ruff"] * 2
-    assert "ruff==" in (PROJECT / "requirements.txt").read_text()
+    assert "ruff==" in (PROJECT / "requirements.txt").read_text(encoding="utf-8")

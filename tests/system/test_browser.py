@@ -113,7 +113,7 @@ def lab(tmp_path_factory):
     for name, text in LAB_SETTINGS.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTER_RUNTIME_DIR": "runtime", "OUTPUT": "figures"}
     folders |= {"JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_CONFIG_DIR": "config"}
     environment = {**os.environ, "QUICK": "1"} | {name: str(folder / place) for name, place in folders.items()}
@@ -124,13 +124,14 @@ def lab(tmp_path_factory):
         "--ServerApp.port=0",
         f"--IdentityProvider.token={TOKEN}",
     ]
-    with (folder / "lab.log").open("w") as log:
+    with (folder / "lab.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={folder / 'notebooks'}"],
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
+            encoding="utf-8",
         )
     try:
         yield address_of(server, folder)
@@ -143,15 +144,15 @@ def address_of(server, folder):
     """http://127.0.0.1:port of the server, once it answers."""
 
     def address():
-        assert server.poll() is None, (folder / "lab.log").read_text()
+        assert server.poll() is None, (folder / "lab.log").read_text(encoding="utf-8")
         for path in (folder / "runtime").glob("jpserver-*.json"):
             with contextlib.suppress(urllib.error.URLError, json.JSONDecodeError):  # not yet up, or not yet written
-                found = json.loads(path.read_text())["url"].rstrip("/")
+                found = json.loads(path.read_text(encoding="utf-8"))["url"].rstrip("/")
                 urllib.request.urlopen(f"{found}/api", timeout=5).close()
                 return found
         return None
 
-    return wait_until(address, said=(folder / "lab.log").read_text)
+    return wait_until(address, said=(folder / "lab.log").read_bytes)
 
 
 class Notebook:

@@ -27,7 +27,9 @@ def project(tmp_path):
 def call(project, *command, quick=True, options=""):
     """Run a command in the copy, on the digits. Returns whether it passed, and what it said."""
     environ = plain_environment() | {"DATA": "digits", "QUICK": "1" if quick else "", "PYTEST_ADDOPTS": options}
-    done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=project, env=environ, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     return done.returncode == 0, done.stdout + done.stderr
 
 
@@ -39,9 +41,9 @@ def execute_again(project, number, quick=True, options="-x"):
 
 
 def replace_in(path, old, new):
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert text.count(old) == 1, f"{old} is {text.count(old)} times in {path.name}"
-    path.write_text(text.replace(old, new))
+    path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def test_a_flipped_sign_of_the_kl_is_told(project):
@@ -59,10 +61,10 @@ def test_an_untrained_decoder_is_told(project):
     """No step is ever taken: at full scale, where nothing is skipped."""
     step = "    def training_step(self, batch: Tensor, epoch: Integral = 1, step: Integral = 1) -> None:\n"
     module = project / "latent_digits" / "training.py"
-    text = module.read_text()
+    text = module.read_text(encoding="utf-8")
     docstring = '        """One step of the weights on the images of a batch, given by their indices."""\n'
     assert text.count(step + docstring) == 1
-    module.write_text(text.replace(step + docstring, f"{step}{docstring}        return\n"))
+    module.write_text(text.replace(step + docstring, f"{step}{docstring}        return\n"), encoding="utf-8")
     passed, said = execute_again(project, "02", quick=False)
     assert not passed
     assert "✗ the two curves part" in said
@@ -101,10 +103,10 @@ def remove_a_shown_figure(project):
 def change_a_value(project):
     """Of a check in results.json: nbval does not compare what comes from training, but it stands in 03's output."""
     path = project / "figures" / "results.json"
-    results = json.loads(path.read_text())
+    results = json.loads(path.read_text(encoding="utf-8"))
     claim = next(claim for claim in results["03_latent_optimization"]["checks"] if claim["value"])
     claim["value"] += "9"
-    path.write_text(json.dumps(results))
+    path.write_text(json.dumps(results), encoding="utf-8")
 
 
 def change_a_cell(project):

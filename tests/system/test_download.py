@@ -151,7 +151,7 @@ def elsewhere(tiny_mnist, mirror):
     def start(how):
         told = {"files": mnist.FILES, "mirror": f"{mirror}/{how}/", "root": str(tiny_mnist)}
         command = [sys.executable, "-c", ELSEWHERE, json.dumps(told)]
-        return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
 
     return start
 

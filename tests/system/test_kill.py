@@ -27,7 +27,7 @@ from study.settings import PROJECT
 
 def outcome(folder):
     """What an undisturbed run leaves: its results, and the names of its files."""
-    results = json.loads((folder / "figures" / "results.json").read_text())["09_killed"]["results"]
+    results = json.loads((folder / "figures" / "results.json").read_text(encoding="utf-8"))["09_killed"]["results"]
     return results, sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.name.endswith(".lock"))
 
 
@@ -142,8 +142,8 @@ def make_run(folder, seconds=600):
 def reported(folder):
     """The results, the pages without what differs from run to run, and all files."""
     report = folder / "report"
-    results = json.loads((report / "figures" / "results.json").read_text())
-    pages = [re.sub(r'id="[^"]*"', "", page.read_text()) for page in sorted(report.glob("*.html"))]
+    results = json.loads((report / "figures" / "results.json").read_text(encoding="utf-8"))
+    pages = [re.sub(r'id="[^"]*"', "", page.read_text(encoding="utf-8")) for page in sorted(report.glob("*.html"))]
     digests = [hashlib.sha256(page.encode()).hexdigest() for page in pages]
     files = sorted(str(p.relative_to(report)) for p in report.rglob("*") if not p.name.endswith(".lock"))
     return results, digests, files

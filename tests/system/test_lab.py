@@ -16,21 +16,21 @@ def test_jupyterlab_keeps_its_token(tmp_path):
     plain = plain_environment()
     told = subprocess.run(
         ["make", "--no-print-directory", "-n", "lab", f"BIN={Path(sys.executable).parent}"],
-        cwd=PROJECT, env=plain, capture_output=True, text=True, check=True,
+        cwd=PROJECT, env=plain, capture_output=True, text=True, encoding="utf-8", check=True,
     )  # fmt: skip
     command = told.stdout.splitlines()[-1].split()
     assert command[1] == "lab"
     (tmp_path / "play").mkdir()
     folders = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("RUNTIME", "CONFIG", "DATA")}
-    log = (tmp_path / "log").open("w")
+    log = (tmp_path / "log").open("w", encoding="utf-8")
     server = subprocess.Popen(
         [*command, "--no-browser", "--allow-root", "--port=0"],
         cwd=tmp_path, env=plain | folders, stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        log_of = (tmp_path / "log").read_text
+        log_of = (tmp_path / "log").read_bytes
         found = wait_until(lambda: list((tmp_path / "runtime").glob("jpserver-*.json")), said=log_of)
-        about = json.loads(found[0].read_text())
+        about = json.loads(found[0].read_text(encoding="utf-8"))
         assert len(about["token"]) >= 40
         assert about["hostname"] in ("localhost", "127.0.0.1")
         address = about["url"].replace("localhost", "127.0.0.1") + "api/contents"

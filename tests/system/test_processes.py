@@ -41,7 +41,10 @@ print(cached(folder / "kept.pt", compute))
 
 def test_of_two_processes_that_want_the_same_one_computes_it(tmp_path):
     command = [sys.executable, "-c", MEETING, str(tmp_path)]
-    both = [subprocess.Popen([*command, name], cwd=PROJECT, stdout=subprocess.PIPE, text=True) for name in "ab"]
+    both = [
+        subprocess.Popen([*command, name], cwd=PROJECT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        for name in "ab"
+    ]
     assert [process.communicate(timeout=700)[0] for process in both] == ["{'value': 1}\n"] * 2
     assert len(list(tmp_path.glob("computed-*"))) == 1
 
@@ -49,7 +52,9 @@ def test_of_two_processes_that_want_the_same_one_computes_it(tmp_path):
 def test_the_course_can_be_used_without_what_the_workshop_needs():
     """Neither widgets nor notebooks nor plotly are imported, and shapes are not checked."""
     code = "import sys, latent_digits.log_prob, latent_digits.latents, latent_digits.metrics; print(*sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert {"plotly", "ipywidgets", "ipycanvas", "IPython", "filelock", "study", "beartype"} & set(
         told.stdout.split()
     ) == set()

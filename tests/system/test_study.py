@@ -106,9 +106,9 @@ def test_run_writes_the_report_and_changes_no_notebook(small, capsys):
     assert "answer  42 nats" in out
     assert "1 checks passed" in out
     assert "index.html" in out
-    page = (small.parent / "report" / "09_small.html").read_text()
+    page = (small.parent / "report" / "09_small.html").read_text(encoding="utf-8")
     assert "✓ two is two" in page
-    index = (small.parent / "report" / "index.html").read_text()
+    index = (small.parent / "report" / "index.html").read_text(encoding="utf-8")
     assert 'href="09_small.html"' in index
     assert "42 nats" in index
     # pages need no network
@@ -144,7 +144,7 @@ def test_two_notebooks_run_at_a_time_and_both_leave_their_results(small, capsys)
     study.run.run(paths, jobs=2)
     out = capsys.readouterr().out
     assert out.count("answer  42 nats") == 2
-    index = (small.parent / "report" / "index.html").read_text()
+    index = (small.parent / "report" / "index.html").read_text(encoding="utf-8")
     assert all(f'href="{path.stem}.html"' in index for path in paths)
 
 
@@ -206,8 +206,8 @@ def test_the_report_of_stored_notebooks_executes_nothing_and_removes_what_a_kill
     nbformat.write(notebook, refreshed)
     study.run.report([refreshed])
     folder = refreshed.parent / "report"
-    assert "✓ two is two" in (folder / "09_small.html").read_text()
-    assert "42 nats" in (folder / "index.html").read_text()
+    assert "✓ two is two" in (folder / "09_small.html").read_text(encoding="utf-8")
+    assert "42 nats" in (folder / "index.html").read_text(encoding="utf-8")
     assert (folder / "figures" / "09_picture.png").read_bytes() == b"a picture"
     assert str(folder / "index.html") in capsys.readouterr().out
     assert not [*refreshed.parent.rglob("*.part")]
@@ -256,7 +256,7 @@ def test_a_stamp_notices_changed_cells_and_modules(stamped, monkeypatch):
     assert study.run.stale(notebook) == []  # the notebook never reaches it
     edit("study.report", "name must be letters", "a name must be letters")  # a message
     assert study.run.stale(notebook) == []
-    edit("study.report", "round(float(value), digits)", "round(-float(value), digits)")
+    edit("study.report", "round(number, digits)", "round(-number, digits)")
     assert any("code of ours behind it" in reason for reason in study.run.stale(notebook))
     monkeypatch.setattr(identity, "source_of", read)
     notebook.cells[2].source += "\n1 + 1"

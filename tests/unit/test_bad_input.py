@@ -130,6 +130,7 @@ def posterior_cases(call):
 
 CASES = {
     "Settings": [("DATA must be .* got 'cifar'", lambda: h.Settings.from_environment({"DATA": "cifar"}))]
+    + [("QUICK must be .* got 'perhaps'", lambda: h.Settings.from_environment({"QUICK": "perhaps"}))]
     + [("SEED must be .* got 'one'", lambda: h.Settings.from_environment({"SEED": "one"}))]
     + [("DEVICE must be .* got 'tpu'", lambda: h.Settings.from_environment({"DEVICE": "tpu"}))]
     + [("DTYPE must be .* got 'float16'", lambda: h.Settings.from_environment({"DTYPE": "float16"}))],
@@ -524,6 +525,12 @@ CASES = {
         ("parameter 'labels'", lambda: h.latent_map(rows(2).numpy(), images(), digits(4).numpy(), rows(1)[:, 0].numpy())),
         ("parameter 'images'|images must", lambda: h.latent_map(rows(2).numpy(), images()[:, 0], digits().numpy(), rows(1)[:, 0].numpy())),
     ],
+    "prepare_digit": [
+        ("image must have a digit .* got a contrast of 0", lambda: h.prepare_digit(np.zeros((28, 28)))),
+        ("image must be .* got shape", lambda: h.prepare_digit(np.zeros(784))),
+        ("image must have no negative pixels", lambda: h.prepare_digit(torch.full((28, 28), -1.0))),
+        ("parameter 'image'", lambda: h.prepare_digit(None)),
+    ],
     "rasterize": [
         ("thickness must be .* got 0", lambda: h.rasterize([[(0, 0), (1, 1)]], 0)),
         ("strokes must be", lambda: h.rasterize([])),
@@ -555,7 +562,7 @@ def called_by_notebooks():
     """The functions and classes of helpers that the notebooks call."""
     names = set()
     for path in (PROJECT / "notebooks").glob("*.ipynb"):
-        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
         for node in ast.walk(ast.parse("\n".join("".join(cell["source"]) for cell in cells))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "h":
                 names.add((node.attr, "called"))
@@ -564,7 +571,7 @@ def called_by_notebooks():
                 if shown and isinstance(argument, ast.Attribute):
                     names.add((argument.attr, "shown"))
     shown = {name for name, how in names if how == "shown"}
-    text = "".join(path.read_text() for path in (PROJECT / "notebooks").glob("*.ipynb"))
+    text = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "notebooks").glob("*.ipynb"))
     return {name for name, _ in names if name not in shown or f"h.{name}(" in text}
 
 
@@ -575,7 +582,7 @@ def test_everything_that_a_notebook_calls_is_in_the_table():
 
 def test_there_is_no_assert_in_place_of_an_error():
     for path in [*PROJECT.glob("latent_digits/*.py"), *PROJECT.glob("study/*.py")]:
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)], path
 
 

@@ -349,7 +349,7 @@ def test_the_table_has_a_row_for_each_notebook_and_for_all():
 
 
 def test_notebooks_come_in_the_order_of_make_run():
-    assert f"number,{' '.join(arithmetic.ORDER)}," in (PROJECT / "Makefile").read_text()
+    assert f"number,{' '.join(arithmetic.ORDER)}," in (PROJECT / "Makefile").read_text(encoding="utf-8")
     assert len(arithmetic.notebooks()) == len(list((PROJECT / "notebooks").glob("*.ipynb")))
 
 

@@ -36,7 +36,6 @@ DAMAGES = {
     "empty": lambda b: b"",
     "wrong magic": lambda b: b"\0\0\x0d" + b[3:],
     "a wrong count": lambda b: b[:7] + bytes([b[7] ^ 1]) + b[8:],
-    "still packed": gzip.compress,
     "an error page": lambda b: b"<html>404</html>",
 }
 
@@ -76,7 +75,7 @@ def test_a_folder_in_place_of_a_file_is_named(tiny_mnist, source):
 
 def test_a_file_in_place_of_a_folder_is_named(tiny_mnist):
     shutil.rmtree(tiny_mnist / "MNIST" / "raw")
-    (tiny_mnist / "MNIST" / "raw").write_text("not a folder")
+    (tiny_mnist / "MNIST" / "raw").write_text("not a folder", encoding="utf-8")
     with pytest.raises(OSError, match=r"could not be downloaded to .*raw"):
         h.load_data("mnist", root=tiny_mnist, per_class=1)
 

@@ -14,7 +14,7 @@ LONG = {"em.py": "the E step, the M step and what both need belong together"}
 
 
 def tree(path):
-    return ast.parse(path.read_text())
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def functions():
@@ -55,7 +55,7 @@ def test_importing_does_nothing(path):
 
 def test_modules_and_functions_are_short_and_take_few_arguments():
     for path in MODULES:
-        assert len(path.read_text().splitlines()) <= 350 or path.name in LONG, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350 or path.name in LONG, path
     for path, node in functions():
         arguments = [a.arg for a in node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")]
         assert len(arguments) <= 6 or node.name in MANY_ARGUMENTS, (path, node.name)

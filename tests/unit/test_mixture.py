@@ -1,5 +1,6 @@
 """The Gaussian mixture against scikit-learn's, closed forms and torch.distributions."""
 
+import copy
 import itertools
 import math
 import warnings
@@ -10,11 +11,15 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sklearn.base import clone
 from sklearn.cluster import kmeans_plusplus
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture as Peer
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import distributions
 
@@ -350,6 +355,42 @@ def test_arrays_may_lie_in_memory_in_any_way(covariance_type, tmp_path):
         np.testing.assert_array_equal(mixture.predict(same), reference.predict(x))
     for init_params in ("k-means++", "random_from_data"):
         h.GaussianMixture(2, init_params=init_params, covariance_type=covariance_type, max_iter=300).fit(mapped)
+
+
+@pytest.mark.cases
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_h2_a_single_column_or_row_that_is_flipped_is_taken(covariance_type):
+    """NumPy calls such arrays C-contiguous, and their strides are negative all the same."""
+    x = blobs()[:, :1]
+    mixture = h.GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(x)
+    same = h.GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(np.flip(x, 1))
+    np.testing.assert_array_equal(mixture.means_, same.means_)
+    np.testing.assert_array_equal(mixture.predict(np.flip(x[:1], (0, 1))), mixture.predict(x[:1]))
+
+
+@pytest.mark.cases
+@pytest.mark.parametrize(("n_components", "published"), [(1, -829.978), (2, -574.018), (3, -580.839)])
+def test_i2_the_fits_of_iris_that_mclust_publishes(n_components, published):
+    """Twice the log-likelihood less the penalty, as mclust has it for its model VVV of 1, 2 and 3 components."""
+    x = load_iris().data
+    mixture = h.GaussianMixture(n_components, tol=1e-9, reg_covar=0, max_iter=5000, n_init=5, random_state=0).fit(x)
+    assert -mixture.bic(x) == pytest.approx(published, abs=6e-4)
+
+
+@pytest.mark.cases
+def test_i2_it_works_within_a_pipeline_and_a_grid_search():
+    x = np.random.default_rng(0).permutation(blobs())
+    pipeline = make_pipeline(StandardScaler(), h.GaussianMixture(random_state=0))
+    grid = {"gaussianmixture__n_components": [1, 2, 3], "gaussianmixture__covariance_type": ["full", "diag"]}
+    peer = make_pipeline(StandardScaler(), Peer(random_state=0))
+    ours, theirs = (GridSearchCV(kind, grid, cv=3).fit(x) for kind in (pipeline, peer))
+    assert ours.best_params_ == theirs.best_params_
+    assert ours.best_score_ == pytest.approx(theirs.best_score_, abs=1e-3)
+    np.testing.assert_array_equal(ours.predict(x).shape, (len(x),))
+    twin = copy.deepcopy(ours.best_estimator_)
+    np.testing.assert_array_equal(twin.predict_proba(x), ours.best_estimator_.predict_proba(x))
+    count = "gaussianmixture__n_components"
+    assert clone(ours.best_estimator_).get_params()[count] == ours.best_params_[count]
 
 
 def test_points_far_from_all_components_have_a_density():

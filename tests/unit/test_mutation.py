@@ -8,13 +8,17 @@ import pytest
 
 from study.settings import PROJECT
 
-SOURCE = "\n".join(path.read_text() for path in (PROJECT / "latent_digits").glob("*.py"))
+SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in (PROJECT / "latent_digits").glob("*.py"))
 
 
 def test_every_part_names_what_is_there():
     there = []
     for path in (PROJECT / "latent_digits").glob("*.py"):
-        parts = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        parts = [
+            node
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        ]
         there += [f"{path.stem}.{node.name}" for node in parts]
     for pattern in [pattern for patterns in mutation.PARTS.values() for pattern in patterns]:
         assert any(fnmatch(name, pattern) for name in there), pattern

@@ -32,7 +32,7 @@ def test_an_index_of_part_of_the_notebooks_in_a_quick_run(tmp_path):
     (tmp_path / "figures").mkdir()
     publish.write_page(tmp_path, "09_small", notebooks["09_small"])
     publish.write_index(tmp_path, {"09_small": entry, "01_other": entry}, tmp_path / "figures", notebooks)
-    page = (tmp_path / "index.html").read_text()
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "Not a full run on MNIST" in page
     assert "QUICK smoke run" in page
     assert "01_other" not in page  # it has no page
@@ -76,3 +76,88 @@ def test_an_answer_takes_numbers_from_the_first_notebook_that_has_them():
     cells = [["here", "09_small", "words"], ["there", "01_other", "words"]]
     results = {"09_small": entry(a=1.0), "01_other": entry(a=2.0, b=3.0)}
     assert publish.fill_in({"answer": "{a}, {b}, {c}", "cells": cells}, results) == "1 nats, 3 nats, ?"
+
+
+# what was executed is shown, and what cannot be shown costs itself (CASES, kinds D and G)
+
+
+def entry_of(**changed):
+    return {"data": "mnist", "seed": 0, "quick": False, "results": [], "checks": []} | changed
+
+
+def write_report(folder, results, notebooks):
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, notebook in notebooks.items():
+        publish.write_page(folder, name, notebook)
+    return publish.write_index(folder, results, folder / "figures", notebooks).read_text(encoding="utf-8")
+
+
+@pytest.mark.cases
+def test_g2_figures_are_those_that_were_executed_and_lead_to_their_cells(tmp_path):
+    notebook = small_notebook()
+    notebook.cells.append(new_code_cell("for name in names: report.figure(figure, name)", execution_count=5))
+    figures = [{"name": "in_a_variable", "file": "09_in_a_variable.png", "cell": 5}]
+    figures.append({"name": "elsewhere", "file": "09_elsewhere.png", "cell": None})
+    page = write_report(tmp_path, {"09_small": entry_of(figures=figures)}, {"09_small": notebook})
+    place = f"09_small.html#cell-id={notebook.cells[2].id}"
+    assert f'<a href="{place}"><img loading="lazy" src="figures/09_in_a_variable.png"' in page
+    assert '<a href="09_small.html"><img loading="lazy" src="figures/09_elsewhere.png"' in page
+    assert "09_one_thing" not in page  # it stands in the source, and was not executed
+
+
+@pytest.mark.cases
+def test_d1_a_notebook_without_a_report_a_title_or_a_cell_is_shown(tmp_path):
+    bare, code = new_notebook(), new_notebook(cells=[new_code_cell("# a comment, no title\n1 + 1")])
+    page = write_report(tmp_path, {}, {"07_mine": bare, "my own": code})
+    assert 'href="07_mine.html">07_mine</a>' in page
+    assert 'href="my%20own.html">my own</a>' in page
+    assert text_of(page).count("No Report is finished in this notebook") == 2
+    assert "checks passed" not in page
+    assert "Not a full run" not in page
+
+
+@pytest.mark.cases
+@pytest.mark.parametrize("formula", [r"$\frac{a}{$", r"$$\begin{matrix} 1 \\ 2$$", r"$\left( x$", "$}$"])
+def test_d4_a_formula_that_cannot_be_converted_is_shown_as_it_is_written(tmp_path, formula):
+    notebook = small_notebook()
+    notebook.cells[0].source = f"# 09 · Small\n\n**Questions.** Is {formula} right?\n\nAnd $a<b$."
+    page = write_report(tmp_path, {"09_small": entry_of()}, {"09_small": notebook})
+    assert "right?" in page
+    assert "<math" in (tmp_path / "09_small.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.cases
+def test_d4_the_converter_may_fail_in_any_way(monkeypatch):
+    monkeypatch.setattr(publish, "latex_to_mathml", lambda *_, **__: 1 / 0)
+    assert publish.to_html("Is $a<b$?").strip() == "<p>Is <code>a&lt;b</code>?</p>"
+
+
+@pytest.mark.cases
+def test_d3_only_pictures_and_results_are_copied(tmp_path):
+    for name in ("picture.png", "results.json", "notes.txt"):
+        (tmp_path / name).write_bytes(b"{}")
+    (tmp_path / "folder.png").mkdir()
+    for _ in range(2):  # OUTPUT=report, twice
+        publish.write_index(tmp_path, {}, tmp_path, {})
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["picture.png", "results.json"]
+
+
+@pytest.mark.cases
+def test_g1_beside_each_page_lies_the_notebook_that_ran(tmp_path):
+    notebook = small_notebook()
+    publish.write_page(tmp_path, "09_small", notebook)
+    nbformat.write(small_notebook(), tmp_path / "no_page.ipynb")
+    pages = publish.read_pages(tmp_path)
+    assert list(pages) == ["09_small"]
+    assert [cell.id for cell in pages["09_small"].cells] == [cell.id for cell in notebook.cells]
+
+
+@pytest.mark.cases
+def test_d1_a_notebook_of_an_older_format_has_no_names_of_cells(tmp_path):
+    notebook = nbformat.from_dict(small_notebook() | {"nbformat_minor": 4})
+    for cell in notebook.cells:
+        del cell["id"]
+    figures = [{"name": "one", "file": "09_one.png", "cell": 1}]
+    notebook.cells[1].execution_count = 1
+    page = write_report(tmp_path, {"09_small": entry_of(figures=figures)}, {"09_small": notebook})
+    assert '<a href="09_small.html"><img' in page

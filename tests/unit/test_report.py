@@ -1,9 +1,17 @@
 """Settings, checks, results: what a notebook says about itself."""
 
+import io
 import json
+import math
+import os
+import sys
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -85,7 +93,7 @@ def test_results_of_all_notebooks_share_one_file(settings, data):
         report.check("yes", True)
         table = report.finish()
     assert table.loc["share", "value"] == "0.988"
-    stored = json.loads((settings.output / "results.json").read_text())
+    stored = json.loads((settings.output / "results.json").read_text(encoding="utf-8"))
     assert list(stored) == ["07_test", "08_test"]
     assert stored["07_test"]["results"] == [{"result": "share", "value": 0.988, "unit": "%", "digits": 3}]
     assert (stored["07_test"]["data"], stored["07_test"]["seed"], stored["07_test"]["quick"]) == ("digits", 4, False)
@@ -112,3 +120,152 @@ def test_show_source_shows_the_single_definition(monkeypatch):
     h.show_source(h.kl_divergence, h.reparameterize)
     assert "def kl_divergence" in shown[0].data
     assert "def reparameterize" in shown[0].data
+
+
+# numbers of all kinds, cells that run twice, and what fails at the end (CASES, kinds D and G)
+
+NUMBERS = {
+    "float32": np.float32(0.5),
+    "float64": np.float64(0.5),
+    "array of one": np.array([0.5]),
+    "tensor": torch.tensor(0.5),
+    "tensor of one": torch.tensor([[0.5]]),
+    "with a gradient": torch.tensor(0.5, requires_grad=True),
+    "half": torch.tensor(0.5, dtype=torch.bfloat16),
+    "fraction": Fraction(1, 2),
+    "decimal": Decimal("0.5"),
+    "column": pd.Series([0.5]),
+}
+
+
+def stored(report):
+    report.finish()
+    return json.loads((report.settings.output / "results.json").read_text(encoding="utf-8"))[report.notebook]
+
+
+@pytest.mark.cases
+@pytest.mark.parametrize("value", NUMBERS.values(), ids=NUMBERS)
+def test_d2_numbers_of_numpy_and_torch_are_numbers(report, value):
+    report.check("c", True, value)
+    report.check("d", np.bool_(True), np.float32(0.5))
+    report.check("e", torch.tensor([True]), 0)
+    report.result("r", value, digits=np.int64(3))
+    report.result("s", value, digits=torch.tensor(2))
+    entry = stored(report)
+    assert [row["value"] for row in entry["checks"][1:]] == ["0.5", "0"]
+    assert [(row["value"], row["digits"]) for row in entry["results"]] == [(0.5, 3), (0.5, 2)]
+
+
+@pytest.mark.cases
+@pytest.mark.parametrize("value", ["many", "0.5", None, [1.0], np.ones(2), torch.ones(2), 1j, object(), math.nan])
+def test_d2_what_is_no_number_is_refused_by_name_at_its_call(report, value):
+    with pytest.raises(ValueError, match=r"accuracy must be a (finite )?number, got "):
+        report.result("accuracy", value)
+    with pytest.raises(ValueError, match=r"digits must be "):
+        report.result("accuracy", 1, digits="two")
+    assert stored(report)["results"] == []
+
+
+@pytest.mark.cases
+def test_d2_several_truth_values_are_refused_by_name(report):
+    for passed in (torch.ones(2, dtype=torch.bool), np.zeros(0, bool)):
+        with pytest.raises(TypeError, match="passed must be True or False, got"):
+            report.check("all", passed)
+
+
+@pytest.mark.cases
+def test_g3_a_cell_that_is_run_twice_leaves_its_results_once(report):
+    for value in (1, 2):
+        report.result("first", value)
+        report.result("second", value)
+        report.check("claim", True, f"{value}")
+        report.check("other", True, f"{value}")
+    entry = stored(report)
+    assert [(row["result"], row["value"]) for row in entry["results"]] == [("first", 2), ("second", 2)]
+    assert [(row["claim"], row["value"]) for row in entry["checks"]] == [("claim", "2"), ("other", "2")]
+    with pytest.raises(AssertionError):
+        report.check("claim", False)
+    assert [row["claim"] for row in stored(report)["checks"]] == ["other"]  # it holds no longer
+
+
+@pytest.mark.cases
+def test_g2_what_was_kept_is_listed_whatever_the_source_calls_it(report):
+    name = "from_a_variable"
+    report.figure(plt.figure(), 'single')  # fmt: skip
+    report.figure(figure=plt.gcf(), name=name)
+    plt.close("all")
+    files = [(figure["name"], figure["file"]) for figure in stored(report)["figures"]]
+    assert files == [("single", "07_single.png"), ("from_a_variable", "07_from_a_variable.png")]
+
+
+@pytest.mark.cases
+@pytest.mark.parametrize("name", ["07_test-Copy1", "mine", "07_other"])
+def test_d1_notebooks_of_one_number_or_none_do_not_take_each_others_figures(report, settings, data, name):
+    other = h.Report(name, replace(settings, quick=False), data)
+    for one in (report, other):
+        one.figure(plt.figure(), "curves")
+        plt.close("all")
+    first, second = stored(report)["figures"], stored(other)["figures"]
+    assert first[0]["file"] == "07_curves.png"
+    assert second[0]["file"] == f"{name}_curves.png"
+    assert len(list(settings.output.glob("*.png"))) == 2
+
+
+@pytest.mark.cases
+def test_g4_a_dataset_of_ones_own_is_named_as_such(settings, data, monkeypatch):
+    shown = []
+    monkeypatch.setattr(study.report, "display", shown.append)
+    h.Report("07_test", settings, replace(data, name="my scans"))
+    assert "a dataset of one's own, my scans" in shown[0].data
+    assert "scikit-learn" not in shown[0].data
+
+
+@pytest.mark.cases
+@pytest.mark.parametrize("content", [b"<<<<<<< HEAD\n{}", b"\xff\xfe", b"[]", b'{"01": 3}', b""])
+def test_d3_a_damaged_results_file_costs_itself(report, content):
+    report.settings.output.mkdir(parents=True)
+    (report.settings.output / "results.json").write_bytes(content)
+    report.result("answer", 42)
+    with pytest.warns(UserWarning, match=r"results\.json is begun anew"):
+        report.finish()
+    assert (report.settings.output / "results.json.damaged").read_bytes() == content
+    assert stored(report)["results"][0]["value"] == 42
+
+
+@pytest.mark.cases
+def test_d3_a_picture_that_cannot_be_written_costs_itself(report):
+    (report.settings.output / "07_taken.png").mkdir(parents=True)
+    for name in ("taken", "free"):
+        report.figure(plt.figure(), name)
+    plt.close("all")
+    report.result("answer", 42)
+    with pytest.warns(UserWarning, match="the figure taken could not be written"):
+        entry = stored(report)
+    assert [figure["name"] for figure in entry["figures"]] == ["free"]
+    assert entry["results"][0]["value"] == 42
+
+
+@pytest.mark.cases
+def test_d2_what_is_no_figure_or_no_name_is_refused_at_its_call(report):
+    for figure, name in ((None, "curves"), (plt.figure(), 3), (plt.figure(), "a/b")):
+        with pytest.raises(ValueError, match=r"(figure|name) must be .*, got"):
+            report.figure(figure, name)
+    plt.close("all")
+
+
+@pytest.mark.cases
+def test_d1_a_copy_is_called_by_its_own_name_and_leaves_its_part(settings, data, tmp_path):
+    part = tmp_path / "02_mine.json"
+    report = h.Report("02_amortized_vae", replace(settings, quick=False, part=part), data)
+    report.result("answer", 42)
+    assert stored(report)["results"] == json.loads(part.read_text(encoding="utf-8"))["results"]
+    assert report.notebook == "02_mine"
+
+
+@pytest.mark.cases
+def test_c4_a_terminal_of_another_alphabet_costs_a_letter(report, monkeypatch):
+    buffer = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(buffer, encoding="cp1252"))
+    report.check("π is more than three", True)
+    sys.stdout.flush()
+    assert buffer.getvalue() == b"? ? is more than three\n".replace(b"\n", os.linesep.encode())

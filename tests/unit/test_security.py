@@ -17,13 +17,13 @@ from study.settings import PROJECT
 FOLDERS = ("", "latent_digits/", "study/", "tests/**/", "benchmarks/")
 CODE = sorted(path for folder in FOLDERS for path in PROJECT.glob(f"{folder}*.py"))
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
-WORKFLOW = yaml.safe_load((PROJECT / ".github" / "workflows" / "test.yml").read_text())
+WORKFLOW = yaml.safe_load((PROJECT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
 
 
 @functools.cache
 def trees():
     """The syntax trees of all code, that of notebooks too, by file name."""
-    sources = {path.name: path.read_text() for path in CODE}
+    sources = {path.name: path.read_text(encoding="utf-8") for path in CODE}
     for path in NOTEBOOKS:
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         sources[path.name] = "\n".join(cells)
@@ -65,7 +65,7 @@ def test_nothing_is_loaded_that_could_run_code():
 
 
 def pins(name):
-    lines = (PROJECT / name).read_text().splitlines()
+    lines = (PROJECT / name).read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -90,7 +90,7 @@ def test_nothing_compiles_grammars_while_it_is_imported():
 
 def test_dependencies_are_audited_and_tested_in_all_their_versions():
     """The workflow runs pip-audit, and tests every Python and the ends of the range of torch that are allowed."""
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     commands = [step.get("run", "") for job in WORKFLOW["jobs"].values() for step in job["steps"]]
     assert any("pip-audit" in command and "requirements.txt" in command for command in commands)
     cases = WORKFLOW["jobs"]["versions"]["strategy"]["matrix"]["include"]

@@ -98,9 +98,19 @@ points = st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), min_size=1,
 
 
 def centre_of_mass(x):
-    axis = torch.arange(28.0) - 13.5
+    axis = torch.arange(28.0)
     mass = x[0, 0] / x.sum()
     return (mass.sum(0) @ axis).item(), (mass.sum(1) @ axis).item()
+
+
+@pytest.mark.cases
+@given(st.lists(points, min_size=1, max_size=3))
+def test_i1_a_drawing_is_centred_where_mnists_images_are(strokes):
+    """At pixel 14: over MNIST's 70,000 images the mean is 14.00 and 14.01 (tests/system/test_digits_in_photos.py)."""
+    x = h.rasterize(strokes)
+    places = (x[0, 0] > 0).nonzero()
+    lopsided = places.min() <= 1 or places.max() >= 26  # its box would leave the image
+    assert lopsided or centre_of_mass(x) == pytest.approx((14, 14), abs=0.15)
 
 
 @given(st.lists(points, min_size=1, max_size=3), st.floats(0.1, 10), st.floats(-20, 20))
@@ -119,13 +129,14 @@ def test_a_drawing_does_not_depend_on_where_and_how_large(strokes, factor, offse
 def test_the_ink_is_where_the_pen_was_in_a_box_of_twenty_centred_by_its_mass():
     x = h.rasterize([[(0, 0), (0, 1)]])  # a vertical line
     rows, columns = (x[0, 0] > 0.5).nonzero().T
-    assert (rows.min(), rows.max()) == (4, 23)
-    assert (columns.min(), columns.max()) == (13, 14)
+    assert (rows.min(), rows.max()) in ((4, 23), (4, 24), (5, 23))  # half a pixel at each end
+    assert set(columns.tolist()) == {13, 14, 15}
+    torch.testing.assert_close(x[..., 13], x[..., 15])
     flat = h.rasterize([[(0, 0), (1, 0)]])
     torch.testing.assert_close(flat[0, 0], x[0, 0].T)
     seven = h.rasterize([[(0, 0), (11, 0), (4, 18)]])
-    assert centre_of_mass(seven) == pytest.approx((0, 0), abs=0.2)
-    assert seven[0, 0, :14].sum() > seven[0, 0, 14:].sum()  # y goes downwards: its bar is above
+    assert centre_of_mass(seven) == pytest.approx((14, 14), abs=0.1)
+    assert seven[0, 0, :14].sum() > seven[0, 0, 15:].sum()  # y goes downwards: its bar is above
 
 
 def test_thickness_is_in_pixels_and_a_point_is_a_dot():
