@@ -44,8 +44,8 @@ report: .venv/installed  ## write report/ from the stored notebooks; nothing is 
 	exec $(BIN)/python -m study report $(NOTEBOOKS)
 
 lab: .venv/installed     ## explore in JupyterLab, on copies in play/ that are yours
-	mkdir -p play
-	for notebook in notebooks/*.ipynb; do [ -e play/$${notebook#notebooks/} ] || cp $$notebook play; done
+	mkdir -p play/solutions
+	cd notebooks && for notebook in *.ipynb solutions/*.ipynb; do [ -e ../play/$$notebook ] || cp $$notebook ../play/$$notebook; done
 	$(BIN)/jupyter lab --notebook-dir=play
 
 bench: .venv/installed   ## hours: arithmetic, speed beside what one would pick instead, how cost grows

@@ -45,7 +45,14 @@ with install_import_hook(
     )
     from study.report import (
         Report as Report,
-        show_source as show_source,
+    )
+
+    from study.drawings import (
+        draw_vae as draw_vae,
+        draw_latent_optimization as draw_latent_optimization,
+        draw_importance_sampling as draw_importance_sampling,
+        draw_annealing as draw_annealing,
+        draw_em as draw_em,
     )
 
     # the course

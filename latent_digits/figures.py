@@ -38,22 +38,23 @@ def plot_history(
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.grid(alpha=0.3)
     ax.legend()
 
 
 GAP = 2  # white pixels between the images of a grid
 
 
-def tile(images: Float[Tensor, "n 1 h w"], columns: Integral) -> np.ndarray:
+def tile(images: Float[Tensor, "n 1 h w"], columns: Integral, gap: Integral = GAP) -> np.ndarray:
     """Images row by row in one image with white gaps. Raises ValueError for columns < 1."""
     require_finite(images=images)
     require_whole(columns=columns)
-    images = F.pad(images.detach().cpu(), (0, GAP, 0, GAP), value=1.0)
+    require_whole(0, gap=gap)
+    images = F.pad(images.detach().cpu(), (0, gap, 0, gap), value=1.0)
     blank = torch.ones(-len(images) % columns, *images.shape[1:])
     grid = torch.cat([images, blank]).unflatten(0, (-1, columns))  # (rows, columns, 1, h, w)
     tiled = grid[:, :, 0].permute(0, 2, 1, 3).flatten(2).flatten(0, 1)  # (rows h, columns w)
-    return tiled[:-GAP, :-GAP].numpy()
+    height, width = tiled.shape
+    return tiled[: height - gap, : width - gap].numpy()
 
 
 def show_images(
@@ -75,11 +76,12 @@ def image_rows(
     require_whole(**{"len(rows)": len(rows)})
     count = max(len(images) for images in rows.values())
     size = (scale * count + 1, scale * len(rows))
-    figure, axes = plt.subplots(len(rows), 1, figsize=size, squeeze=False)
+    figure, axes = plt.subplots(len(rows), 1, figsize=size, squeeze=False, layout="none")
     for ax, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
         ax.imshow(tile(images, len(images)), cmap="gray", vmin=0, vmax=1)
         ax.set_ylabel(label, rotation=0, ha="right", va="center")
         ax.set(xticks=[], yticks=[])
+        ax.grid(False)
         ax.spines[:].set_visible(False)
     step, columns = images.shape[-1] + GAP, list(columns)
     places = [step * i + images.shape[-1] / 2 for i in range(len(columns))]

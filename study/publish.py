@@ -1,13 +1,14 @@
 """The report: every executed notebook as a page, and an index, readable without a network.
 
-The index has, for each notebook, its question, its headline numbers, its checks and its figures;
-and the assignment's questions, each with a link to the cell that answers it. Beside each page lies
-the notebook that it shows: the one that was executed, whatever has become of it since.
+The index shows each notebook's questions and answers, which stand in its first cell, its headline
+numbers, its checks and its figures; and explorers, which live without a kernel. Beside each page
+lies the notebook that it shows: the one that was executed, whatever has become of it since. Modules
+of the course that a notebook links to are pages, too.
 """
 
 import html
+import json
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -19,12 +20,18 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
+from study.arguments import PROJECT
 from study.files import atomic_write
-from study.report import show_value
+from study.report import EXPLORERS, show_value
 
-# of the template and the questions, wherever the report goes
+# of the templates, wherever the report goes
 HERE = Path(__file__).resolve().parent
+# one item of a notebook's first cell: 1. **Question?** Answer. [Where](#Heading)
+ANSWER = re.compile(r"^\d+\. \*\*(.+?)\*\* (.+) \[([^\]]+)\]\(#(.+)\)$", re.M)
 
 
 class FormulaRenderer(IPythonRenderer):
@@ -55,6 +62,10 @@ def to_html(markdown: str) -> Markup:
 class PageExporter(HTMLExporter):
     """An executed notebook as one HTML page that needs no network."""
 
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.raw_template = (HERE / "page.html.jinja").read_text(encoding="utf-8")
+
     def default_filters(self):
         """The usual ones, with our own Markdown."""
         yield from super().default_filters()
@@ -64,35 +75,57 @@ class PageExporter(HTMLExporter):
         """The page. Links to notebooks lead to their pages; scripts from elsewhere are removed."""
         page, _ = self.from_notebook_node(notebook)
         page = re.sub(r'<script src="[^"]*">\s*</script>', "", page)
-        page = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', page)
+        page = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', page)
+        page = re.sub(r'href="\.\./(latent_digits/\w+)\.py"', r'href="\1.html"', page)
         page = page.replace('href="../README.md"', 'href="index.html"')
-        return page.replace("</head>", f"{PAGE_STYLE}</head>", 1).replace(
-            "<main>", f"{TO_INDEX}<main>", 1
-        )
+        # what scrolls can be reached from the keyboard; a heading without words is none
+        page = re.sub(r"<table\b.*?</table>", reachable, page, flags=re.S)
+        page = re.sub(r'<math display="block".*?</math>', reachable, page, flags=re.S)
+        page = re.sub(r"<th( class=\"blank[^>]*)?>(&nbsp;|\xa0)?</th>", "<td></td>", page)
+        return page.replace("<main>", f"{TO_INDEX}<main>", 1)
+
+
+def reachable(found: re.Match) -> str:
+    """A table or formula in a box that scrolls by itself, not with the page."""
+    return f'<div class="wide" tabindex="0">{found[0]}</div>'
 
 
 TO_INDEX = '<nav class="to-index"><a href="index.html">Latent Digits</a></nav>'
-PAGE_STYLE = """<style>
-/* the template sets code that a cell shows as Markdown in the font of prose */
-.jp-RenderedMarkdown.jp-OutputArea-output pre {
-  font: var(--jp-code-font-size) var(--jp-code-font-family); white-space: pre; overflow-x: auto
-}
-.to-index { font: 14px system-ui, sans-serif; padding: 8px 16px }
-/* what is wider than the window scrolls by itself, not with the page */
-.jp-RenderedHTMLCommon table, math[display="block"] {
-  display: block; overflow-x: auto; max-width: 100%
-}
-@media (max-width: 700px) {
-  .jp-Notebook { padding: 0 8px !important }
-  .jp-InputPrompt, .jp-OutputPrompt, .jp-Collapser { display: none !important }
-}
-</style>"""
 
 
 def write_page(folder: Path, name: str, notebook: NotebookNode) -> None:
-    """One page of the report, and the notebook that it shows."""
+    """One page of the report, the notebook that it shows, and the modules that it links to."""
     atomic_write(folder / f"{name}.html", PageExporter().page(notebook).encode())
     atomic_write(folder / f"{name}.ipynb", nbformat.writes(notebook).encode())
+    words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for module in set(re.findall(r"\(\.\./latent_digits/(\w+)\.py\)", words)):
+        write_module(folder, module)
+
+
+def write_module(folder: Path, module: str) -> None:
+    """A module of the course as a page."""
+    path = PROJECT / "latent_digits" / f"{module}.py"
+    if path.is_file():
+        formatter = HtmlFormatter(style="sas")
+        page = template("module.html.jinja").render(
+            name=f"latent_digits/{module}.py",
+            style=Markup(formatter.get_style_defs("pre")),
+            code=Markup(highlight(path.read_text(encoding="utf-8"), PythonLexer(), formatter)),
+        )
+        atomic_write(folder / "latent_digits" / f"{module}.html", page.encode())
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of this folder."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE, encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = show_number
+    return environment.get_template(name)
 
 
 def write_index(
@@ -112,18 +145,23 @@ def write_index(
         for path in [*figures.glob("[!.]*.png"), figures / "results.json"]:
             if path.is_file():
                 atomic_write(folder / "figures" / path.name, path.read_bytes())
-    template = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template.filters["number"] = show_number
-    text = (HERE / "index.html.jinja").read_text(encoding="utf-8")
-    page = template.from_string(text).render(
+    page = template("index.html.jinja").render(
         chapters=[describe(name, notebooks[name], results.get(name)) for name in names],
-        groups=answered(results, notebooks),
+        explorers=read_explorers(figures),
         partly=any(one["quick"] or one["data"] != "mnist" for one in results.values()),
     )
     atomic_write(folder / "index.html", page.encode())
     return folder / "index.html"
+
+
+def read_explorers(figures: Path) -> dict[str, dict]:
+    """What the notebooks have left to be tried without a kernel, by kind."""
+    paths = {kind: figures / f"explore_{kind}.json" for kind in EXPLORERS}
+    return {
+        kind: json.loads(path.read_text(encoding="utf-8"))
+        for kind, path in paths.items()
+        if path.is_file()
+    }
 
 
 def show_number(result: Mapping) -> str:
@@ -134,22 +172,44 @@ def show_number(result: Mapping) -> str:
 def describe(name: str, notebook: NotebookNode, entry: Mapping | None) -> dict:
     """What the index says about one notebook. entry: None where it has no Report."""
     first = next((cell.source for cell in notebook.cells if cell.cell_type == "markdown"), "")
-    title, question = (
-        re.search(r"^# (.+)$", first, re.M),
-        re.search(r"\*\*Questions?\.\*\* (.+?)(\n\n|$)", first, re.S),
-    )
-    words = {
-        "title": title[1] if title else name,
-        "question": to_html(question[1]) if question else "",
-    }
+    title = re.search(r"^# (.+)$", first, re.M)
     nothing = {"data": None, "seed": None, "quick": False, "results": [], "checks": []}
-    entry = nothing | dict(entry or {})
-    passed = sum(check["passed"] is True for check in entry["checks"])
-    figures = [
-        {"name": figure["name"], "file": figure["file"], "place": place_of(figure, name, notebook)}
-        for figure in entry.get("figures", figures_in_source(name, notebook))
+    entry = nothing | {"figures": []} | dict(entry or {})
+    figures = [figure | {"place": place_of(figure, name, notebook)} for figure in entry["figures"]]
+    answers = [
+        {
+            "question": to_html(question),
+            "answer": to_html(answer),
+            "label": label,
+            "link": f"{quote(name)}.html#{quote(anchor)}",
+            "figure": figure_below(anchor, notebook, figures),
+        }
+        for question, answer, label, anchor in ANSWER.findall(first)
     ]
-    return entry | words | {"name": name, "figures": figures, "passed": passed}
+    headlines = [figure for figure in figures if figure.get("headline")]
+    return entry | {
+        "name": name,
+        "title": title[1] if title else name,
+        "answers": answers,
+        "figures": figures,
+        "headline": next(iter([*headlines, *figures]), None),
+        "passed": sum(check["passed"] is True for check in entry["checks"]),
+    }
+
+
+def figure_below(anchor: str, notebook: NotebookNode, figures: list[dict]) -> dict | None:
+    """The first figure of the section with this heading, or None."""
+    by_cell, level = {figure["cell"]: figure for figure in reversed(figures)}, None
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for marks, heading in re.findall(r"^(#+) (.+)$", cell.source, re.M):
+                if heading.strip().replace(" ", "-") == anchor:
+                    level = len(marks)
+                elif level is not None and len(marks) <= level:
+                    return None
+        elif level is not None and (found := by_cell.get(cell.get("execution_count"))):
+            return found
+    return None
 
 
 def place_of(figure: Mapping, name: str, notebook: NotebookNode) -> str:
@@ -158,62 +218,6 @@ def place_of(figure: Mapping, name: str, notebook: NotebookNode) -> str:
         if figure["cell"] is not None and cell.get("execution_count") == figure["cell"]:
             return f"{quote(name)}.html" + (f"#cell-id={cell.id}" if "id" in cell else "")
     return f"{quote(name)}.html"
-
-
-def figures_in_source(name: str, notebook: NotebookNode) -> list[dict]:
-    """The figures of a notebook that was executed before its results named them."""
-    return [
-        {"name": found, "file": f"{name[:2]}_{found}.png", "cell": cell.get("execution_count")}
-        for cell in notebook.cells
-        for found in re.findall(r"""report\.figure\(\w+, ["'](\w+)["']\)""", cell.source)
-    ]
-
-
-def answered(results: Mapping[str, dict], notebooks: Mapping[str, NotebookNode]) -> list[dict]:
-    """The questions that `results` can answer, with numbers in their answers and links to cells."""
-    groups = []
-    text = (HERE / "questions.toml").read_text(encoding="utf-8")
-    for group in tomllib.loads(text)["group"]:
-        questions = []
-        for question in group["questions"]:
-            if {name for _, name, _ in question["cells"]} <= set(results):
-                links = [
-                    (label, link_to(notebooks[name], name, words))
-                    for label, name, words in question["cells"]
-                ]
-                questions.append(
-                    {"asks": question["asks"], "answer": fill_in(question, results), "links": links}
-                )
-        if questions:
-            groups.append({"title": group["title"], "questions": questions})
-    return groups
-
-
-def link_to(notebook: NotebookNode, name: str, words: str) -> str:
-    """Where the one cell with these words is; the page, where no cell or more than one has them.
-
-    (A notebook that somebody has changed should not cost them the report. The tests ask for the
-    cell.)
-    """
-    found = [cell.get("id") for cell in notebook.cells if words in cell.source]
-    return f"{name}.html#cell-id={found[0]}" if len(found) == 1 and found[0] else f"{name}.html"
-
-
-def fill_in(question: dict, results: Mapping[str, dict]) -> str:
-    """The answer, with each {name of a result} replaced by that result.
-
-    It is that of the first named notebook that has it. What this run has not computed is a question
-    mark; a QUICK run leaves some out.
-    """
-    names = dict.fromkeys(name for _, name, _ in question["cells"])
-    known = {
-        result["result"]: result for name in reversed(names) for result in results[name]["results"]
-    }
-    return re.sub(
-        r"\{([^}]+)\}",
-        lambda found: show_number(known[found[1]]) if found[1] in known else "?",
-        question["answer"],
-    )
 
 
 def read_notebooks(paths) -> dict[str, NotebookNode]:

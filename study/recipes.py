@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from torch import nn
 
 from latent_digits.checks import require_choice, require_whole
@@ -62,8 +63,12 @@ def load_data(
 
 
 def begin(notebook: str) -> tuple[Settings, Data, Report]:
-    """What a notebook starts with: settings from the environment, data, and its report."""
+    """What a notebook starts with: settings from the environment, data, and its report.
+
+    From here on its figures have the style of latent_digits.mplstyle.
+    """
     settings = Settings.from_environment()
+    plt.style.use(Path(__file__).with_name("latent_digits.mplstyle"))
     wanted = {"per_class": settings.per_class, "test_size": settings.test_size}
     data = load_data(settings.source, seed=settings.seed, **wanted).to(settings.device)
     return settings, data, Report(notebook, settings, data)

@@ -3,7 +3,7 @@
 A cell may run twice: the later check, result or figure of a name takes the place of the earlier.
 """
 
-import inspect
+import base64
 import io
 import json
 import math
@@ -11,20 +11,25 @@ import operator
 import re
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import PIL.Image
 from IPython import get_ipython
 from IPython.display import Image, Markdown, display
+from torch import Tensor
 
 from latent_digits.checks import require_between, require_choice, require_whole
 from latent_digits.data import Data
+from latent_digits.figures import tile
 from study.files import atomic_write, file_lock
-from study.identity import is_ours
 from study.settings import Settings
+
+# what the report's first page lets a reader try without a kernel
+EXPLORERS = ("latents", "walk", "map", "components")
 
 
 @dataclass
@@ -37,6 +42,7 @@ class Report:
     checks: list[dict] = field(default_factory=list)
     results: list[dict] = field(default_factory=list)
     figures: dict[str, "Picture"] = field(default_factory=dict)
+    explorers: dict[str, dict] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.settings.part:  # whoever runs a copy of a notebook calls it by the copy's name
@@ -108,24 +114,46 @@ class Report:
         }
         keep_row(self.results, "result", row)
 
-    def figure(self, figure: plt.Figure, name: str) -> None:
-        """Keep `figure`, to be saved as <notebook number>_<name>.png; it is shown as usual.
+    def figure(
+        self, figure: plt.Figure, name: str, alt: str = "", *, headline: bool = False
+    ) -> None:
+        """Show `figure`, and keep it, to be saved as <notebook number>_<name>.png.
 
-        Raises ValueError for what is no name of a file, and for what is no figure.
+        alt: what it shows, with its numbers, for whoever cannot see it; without it, the name.
+        headline: it stands for the notebook on the report's first page. Raises ValueError for
+        what is no name of a file, and for what is no figure.
         """
         if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
             raise ValueError(f"name must be letters, digits and underscores, got {name!r}")
         if not hasattr(figure, "savefig"):
             raise ValueError(f"figure must be a figure of matplotlib, got {figure!r}")
+        alt = " ".join(f"{alt}".split()) or name.replace("_", " ")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+        plt.close(figure)  # else the kernel shows it a second time, without its words
+        display(Image(buffer.getvalue(), alt=alt))
         shell = get_ipython()
         # the count of this cell, which is the last in the history (execution_count may be ahead)
         cell = len(shell.user_ns["In"]) - 1 if shell else None
-        self.figures[str(name)] = Picture(buffer.getvalue(), cell)
-        # in a kernel whose MPLBACKEND shows figures nowhere
-        if shell and plt.get_backend().lower() in ("agg", "cairo", "pdf", "pgf", "ps", "svg"):
-            display(Image(buffer.getvalue()))
+        self.figures[str(name)] = Picture(buffer.getvalue(), cell, alt, headline)
+
+    def explorer(self, kind: str, images: Tensor, **facts) -> None:
+        """Keep images (n, 1, h, w) that the report's first page shows without a kernel.
+
+        kind: of study/explorers.js, which also says what `facts` it needs. Saved as
+        explore_<kind>.json. Raises ValueError for an unknown kind.
+        """
+        require_choice(EXPLORERS, kind=kind)
+        columns = min(len(images), 64)
+        height, width = images.shape[-2:]
+        sheet = tile(images, columns, gap=0)
+        buffer = io.BytesIO()
+        PIL.Image.fromarray((255 * sheet).round().astype("uint8")).save(
+            buffer, "PNG", optimize=True
+        )
+        source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        sprites = {"columns": columns, "width": width, "height": height, "source": source}
+        self.explorers[kind] = {"kind": kind, "sprites": sprites, **facts}
 
     def finish(self) -> pd.DataFrame:
         """Write the figures and this notebook's part of results.json; return a table of results.
@@ -142,6 +170,8 @@ class Report:
             others = [entry for name, entry in everything.items() if name != self.notebook]
             taken = {figure["file"] for entry in others for figure in entry.get("figures", ())}
             part["figures"] = self.write_figures(taken)
+            for kind, content in self.explorers.items():
+                atomic_write(output / f"explore_{kind}.json", json.dumps(content).encode())
             everything[self.notebook] = part
             text = json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True)
             atomic_write(path, text.encode() + b"\n")
@@ -170,16 +200,19 @@ class Report:
             except OSError as error:
                 warnings.warn(f"the figure {name} could not be written: {error}", stacklevel=3)
             else:
-                written.append({"name": name, "file": file, "cell": picture.cell})
+                facts = {name: getattr(picture, name) for name in ("cell", "alt", "headline")}
+                written.append({"name": name, "file": file} | facts)
         return written
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as it is saved, and the execution count of the cell that made it."""
+    """A figure as it is saved, the execution count of its cell, and its words."""
 
     png: bytes
     cell: int | None
+    alt: str
+    headline: bool = False
 
 
 def say(text: str) -> None:
@@ -236,17 +269,3 @@ def show_value(result: Mapping) -> str:
     """A result's value with the digits it was given, all of it where they are not known: −45.10."""
     form = f".{result['digits']}f" if "digits" in result else ".10g"
     return f"{result['value']:,{form}}".replace("-", "−")
-
-
-def show_source(*functions: Callable) -> None:
-    """Show the code of functions of ours, from their single definition.
-
-    Raises ValueError for others.
-    """
-    for function in functions:
-        if not is_ours(getattr(function, "__module__", None) or ""):
-            name = getattr(function, "__name__", function)
-            raise ValueError(f"functions must be of the course, got {name!r}")
-    code = "\n\n".join(inspect.getsource(function) for function in functions).rstrip()
-    # unlike HTML, shown as code by every viewer of notebooks
-    display(Markdown(f"```python\n{code}\n```"))

@@ -95,7 +95,7 @@ def remove_a_figure(project):
 
 def remove_a_shown_figure(project):
     """From what 02 shows."""
-    path, notebook, cell = stored_cell(project, "02", 'report.figure(figure, "traversal")')
+    path, notebook, cell = stored_cell(project, "02", '"traversal"')
     cell.outputs = [output for output in cell.outputs if "image/png" not in output.get("data", {})]
     nbformat.write(notebook, path)
 

@@ -506,8 +506,8 @@ CASES = {
         ("elbo must be .* got inf", lambda: report().result("elbo", torch.tensor(math.inf))),
         ("digits must be .* got -1", lambda: report().result("elbo", 1.0, digits=-1)),
         ("name must be .* got '../curves'", lambda: report().figure(plt.figure(), "../curves")),
+        ("kind must be .* got 'sliders'", lambda: report().explorer("sliders", images())),
     ],
-    "show_source": [("functions must be of the course, got 'sin'", lambda: h.show_source(torch.sin))],
     "plot_history": [
         ("term must be .* got 'x'", lambda: h.plot_history(axes(), pd.DataFrame({"train_a": [1]}), "x", "")),
     ],
@@ -559,20 +559,14 @@ def test_bad_input_is_refused_with_argument_value_and_remedy(name, message, call
 
 
 def called_by_notebooks():
-    """The functions and classes of helpers that the notebooks call."""
+    """The functions and classes of helpers that the notebooks use."""
     names = set()
     for path in (PROJECT / "notebooks").glob("*.ipynb"):
         cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
         for node in ast.walk(ast.parse("\n".join("".join(cell["source"]) for cell in cells))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "h":
-                names.add((node.attr, "called"))
-            for argument in node.args if isinstance(node, ast.Call) else ():
-                shown = isinstance(node.func, ast.Attribute) and node.func.attr == "show_source"
-                if shown and isinstance(argument, ast.Attribute):
-                    names.add((argument.attr, "shown"))
-    shown = {name for name, how in names if how == "shown"}
-    text = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "notebooks").glob("*.ipynb"))
-    return {name for name, _ in names if name not in shown or f"h.{name}(" in text}
+                names.add(node.attr)
+    return names
 
 
 def test_everything_that_a_notebook_calls_is_in_the_table():

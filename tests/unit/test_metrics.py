@@ -177,6 +177,13 @@ def test_tile_puts_images_in_reading_order(n, columns):
         assert picture[row * 6, column * 5] == pytest.approx((i + 1) / 100)
 
 
+def test_a_sheet_has_no_gaps():
+    images = torch.rand(5, 1, 4, 3)
+    sheet = tile(images, 2, gap=0)
+    assert sheet.shape == (12, 6)
+    assert (sheet[4:8, 3:6] == images[3, 0].numpy()).all()
+
+
 def test_figures(data):
     figure = h.image_rows({"a": data.test_x[:4], "b": data.train_x[:4]}, columns="wxyz")
     assert [ax.get_ylabel() for ax in figure.axes] == ["a", "b"]

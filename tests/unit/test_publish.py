@@ -14,10 +14,27 @@ def text_of(page):
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)))
 
 
+FIRST = """# 09 · Small
+
+**Questions and answers**
+
+1. **Is $a < b$?** Yes, by *3.2* nats. [Where](#Where-(it)-is-shown)
+2. **And else?** Not shown. [Nowhere](#Nowhere)
+
+**Time.** None."""
+FIGURES = [
+    {"name": "one_thing", "file": "09_one_thing.png", "cell": 1, "alt": "One thing, at 3.2 nats", "headline": False},
+    {"name": "other", "file": "09_other.png", "cell": 2, "alt": "The other", "headline": True},
+]
+
+
 def small_notebook():
     cells = [
-        new_markdown_cell("# 09 · Small\n\n**Questions.** Is $a < b$?\n\n**Time.** None."),
-        new_code_cell('report.figure(figure, "one_thing")'),
+        new_markdown_cell(FIRST),
+        new_markdown_cell("## Where (it) is shown"),
+        new_code_cell('report.figure(figure, "one_thing")', execution_count=1),
+        new_markdown_cell("## And not here"),
+        new_code_cell('report.figure(figure, "other")', execution_count=2),
     ]
     return new_notebook(cells=cells)
 
@@ -27,7 +44,7 @@ def test_an_index_of_part_of_the_notebooks_in_a_quick_run(tmp_path):
         {"claim": "1 < 2", "value": "", "passed": True},
         {"claim": "needs training", "value": "0", "passed": None},
     ]
-    entry = {"data": "digits", "seed": 0, "quick": True, "results": [], "checks": checks}
+    entry = {"data": "digits", "seed": 0, "quick": True, "results": [], "checks": checks, "figures": FIGURES}
     notebooks = {"09_small": small_notebook(), "01_other": small_notebook()}
     (tmp_path / "figures").mkdir()
     publish.write_page(tmp_path, "09_small", notebooks["09_small"])
@@ -36,7 +53,6 @@ def test_an_index_of_part_of_the_notebooks_in_a_quick_run(tmp_path):
     assert "Not a full run on MNIST" in page
     assert "QUICK smoke run" in page
     assert "01_other" not in page  # it has no page
-    assert 'id="assignment"' not in page  # none of its questions is answered by this notebook
     assert "✓ 1 < 2" in text_of(page)
     assert "– needs training" in text_of(page)
     assert "1 of 2 checks passed" in text_of(page)
@@ -59,23 +75,45 @@ def test_numbers_are_shown_with_their_digits_and_unit(value, unit, digits, shown
     assert publish.show_number({"value": value, "unit": unit} | kept) == shown
 
 
-def test_a_link_leads_to_the_cell_or_at_least_to_the_page():
+def test_an_answer_stands_with_its_link_and_the_figure_of_its_section():
     notebook = small_notebook()
-    assert publish.link_to(notebook, "09_small", "one_thing") == f"09_small.html#cell-id={notebook.cells[1].id}"
-    assert publish.link_to(notebook, "09_small", "nowhere") == "09_small.html"
-    notebook.cells.append(nbformat.from_dict(notebook.cells[1]))
-    assert publish.link_to(notebook, "09_small", "one_thing") == "09_small.html"
+    entry = entry_of(figures=FIGURES)
+    chapter = publish.describe("09_small", notebook, entry)
+    shown, nowhere = chapter["answers"]
+    assert "<math" in shown["question"]
+    assert "<em>3.2</em> nats" in shown["answer"]
+    assert (shown["label"], shown["link"]) == ("Where", "09_small.html#Where-%28it%29-is-shown")
+    assert shown["figure"]["place"] == f"09_small.html#cell-id={notebook.cells[2].id}"
+    assert shown["figure"]["alt"] == "One thing, at 3.2 nats"
+    assert nowhere["figure"] is None
+    assert chapter["headline"]["name"] == "other"
+    del notebook.cells[2]  # a section without a figure does not take the next one's
+    assert publish.describe("09_small", notebook, entry)["answers"][0]["figure"] is None
 
 
-def test_an_answer_takes_numbers_from_the_first_notebook_that_has_them():
-    def entry(**values):
-        return {
-            "results": [{"result": name, "value": value, "unit": "nats", "digits": 0} for name, value in values.items()]
-        }
+def test_a_page_says_what_its_pictures_show_and_links_to_the_pages_of_modules(tmp_path):
+    notebook = small_notebook()
+    picture = nbformat.v4.new_output("display_data", {"image/png": "AA=="}, metadata={"image/png": {"alt": 'a "b" <c'}})
+    notebook.cells[2].outputs = [picture]
+    links = "[the density](../latent_digits/densities.py) and [next](04_sampling.ipynb#Here)"
+    notebook.cells[1].source += f"\n\nSee {links}."
+    publish.write_page(tmp_path, "09_small", notebook)
+    page = (tmp_path / "09_small.html").read_text(encoding="utf-8")
+    words = re.search(r"<img\b[^>]*?alt=(['\"])(.*?)\1", page)[2]
+    assert html.unescape(words) == 'a "b" <c'
+    assert 'href="latent_digits/densities.html"' in page
+    assert 'href="04_sampling.html#Here"' in page
+    module = (tmp_path / "latent_digits" / "densities.html").read_text(encoding="utf-8")
+    assert "def gaussian_log_likelihood" in text_of(module)
 
-    cells = [["here", "09_small", "words"], ["there", "01_other", "words"]]
-    results = {"09_small": entry(a=1.0), "01_other": entry(a=2.0, b=3.0)}
-    assert publish.fill_in({"answer": "{a}, {b}, {c}", "cells": cells}, results) == "1 nats, 3 nats, ?"
+
+def test_explorers_are_those_that_the_notebooks_have_left(tmp_path):
+    (tmp_path / "explore_walk.json").write_text('{"kind": "walk", "note": "</script>"}', encoding="utf-8")
+    publish.write_index(tmp_path / "report", {}, tmp_path, {})
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert 'id="explore-walk"' in page
+    assert 'id="explore-map"' not in page
+    assert page.count("</script>") == 2  # no data can end the script that it stands in
 
 
 # what was executed is shown, and what cannot be shown costs itself (CASES, kinds D and G)
@@ -96,12 +134,12 @@ def write_report(folder, results, notebooks):
 def test_g2_figures_are_those_that_were_executed_and_lead_to_their_cells(tmp_path):
     notebook = small_notebook()
     notebook.cells.append(new_code_cell("for name in names: report.figure(figure, name)", execution_count=5))
-    figures = [{"name": "in_a_variable", "file": "09_in_a_variable.png", "cell": 5}]
-    figures.append({"name": "elsewhere", "file": "09_elsewhere.png", "cell": None})
+    figures = [{"name": "in_a_variable", "file": "09_in_a_variable.png", "cell": 5, "alt": "one"}]
+    figures.append({"name": "elsewhere", "file": "09_elsewhere.png", "cell": None, "alt": "two"})
     page = write_report(tmp_path, {"09_small": entry_of(figures=figures)}, {"09_small": notebook})
-    place = f"09_small.html#cell-id={notebook.cells[2].id}"
-    assert f'<a href="{place}"><img loading="lazy" src="figures/09_in_a_variable.png"' in page
-    assert '<a href="09_small.html"><img loading="lazy" src="figures/09_elsewhere.png"' in page
+    place = f"09_small.html#cell-id={notebook.cells[5].id}"
+    assert f'<a href="{place}"><img loading="lazy" src="figures/09_in_a_variable.png" alt="one"' in page
+    assert '<a href="09_small.html"><img loading="lazy" src="figures/09_elsewhere.png" alt="two"' in page
     assert "09_one_thing" not in page  # it stands in the source, and was not executed
 
 
@@ -120,7 +158,7 @@ def test_d1_a_notebook_without_a_report_a_title_or_a_cell_is_shown(tmp_path):
 @pytest.mark.parametrize("formula", [r"$\frac{a}{$", r"$$\begin{matrix} 1 \\ 2$$", r"$\left( x$", "$}$"])
 def test_d4_a_formula_that_cannot_be_converted_is_shown_as_it_is_written(tmp_path, formula):
     notebook = small_notebook()
-    notebook.cells[0].source = f"# 09 · Small\n\n**Questions.** Is {formula} right?\n\nAnd $a<b$."
+    notebook.cells[0].source = f"# 09 · Small\n\n1. **Is {formula} right?** Yes. [There](#There)\n\nAnd $a<b$."
     page = write_report(tmp_path, {"09_small": entry_of()}, {"09_small": notebook})
     assert "right?" in page
     assert "<math" in (tmp_path / "09_small.html").read_text(encoding="utf-8")
@@ -157,7 +195,6 @@ def test_d1_a_notebook_of_an_older_format_has_no_names_of_cells(tmp_path):
     notebook = nbformat.from_dict(small_notebook() | {"nbformat_minor": 4})
     for cell in notebook.cells:
         del cell["id"]
-    figures = [{"name": "one", "file": "09_one.png", "cell": 1}]
-    notebook.cells[1].execution_count = 1
+    figures = [{"name": "one", "file": "09_one.png", "cell": 1, "alt": "one"}]
     page = write_report(tmp_path, {"09_small": entry_of(figures=figures)}, {"09_small": notebook})
     assert '<a href="09_small.html"><img' in page

@@ -1,5 +1,6 @@
 """Settings, checks, results: what a notebook says about itself."""
 
+import base64
 import io
 import json
 import math
@@ -12,6 +13,7 @@ from fractions import Fraction
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 import torch
 
@@ -114,12 +116,35 @@ def test_by_data(report):
     assert report.by_data(mnist=1, digits=2) == 2
 
 
-def test_show_source_shows_the_single_definition(monkeypatch):
+def test_a_figure_is_shown_once_with_its_words(report, monkeypatch):
     shown = []
     monkeypatch.setattr(study.report, "display", shown.append)
-    h.show_source(h.kl_divergence, h.reparameterize)
-    assert "def kl_divergence" in shown[0].data
-    assert "def reparameterize" in shown[0].data
+    for words, alt in (("Two  curves\n that fall.", "Two curves that fall."), ("", "the curves")):
+        figure = plt.figure()
+        report.figure(figure, "the_curves", words, headline=True)
+        assert not plt.fignum_exists(figure.number)  # else the kernel shows it, too
+        _, metadata = shown.pop()._repr_mimebundle_()
+        assert metadata["image/png"]["alt"] == alt
+    report.finish()
+    stored = json.loads((report.settings.output / "results.json").read_text(encoding="utf-8"))["07_test"]["figures"]
+    assert stored == [
+        {"name": "the_curves", "file": "07_the_curves.png", "cell": None, "alt": "the curves", "headline": True}
+    ]
+
+
+def test_an_explorer_keeps_its_images_row_by_row(report):
+    images = torch.arange(70.0)[:, None, None, None].expand(-1, 1, 2, 3) / 100
+    report.explorer("walk", images, steps=7)
+    assert not report.settings.output.exists()
+    report.finish()
+    stored = json.loads((report.settings.output / "explore_walk.json").read_text(encoding="utf-8"))
+    assert (stored["kind"], stored["steps"]) == ("walk", 7)
+    sprites = stored["sprites"]
+    assert (sprites["columns"], sprites["width"], sprites["height"]) == (64, 3, 2)
+    sheet = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(sprites["source"].partition(",")[2]))))
+    for index in (0, 63, 64, 69):
+        left, top = 3 * (index % 64), 2 * (index // 64)
+        assert (sheet[top : top + 2, left : left + 3] == round(255 * index / 100)).all()
 
 
 # numbers of all kinds, cells that run twice, and what fails at the end (CASES, kinds D and G)
