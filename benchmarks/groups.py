@@ -62,7 +62,7 @@ def fit_ten(z, seed):
 
 
 def describe(found):
-    """What the file says, in words: for the notebook and the README."""
+    """What the file says, in words: for notebook 06 and COMPARISON.md."""
     table = {
         name: np.array([seed["accuracy (%)"][name] for seed in found["seeds"].values()])  # (VAEs, starts)
         for name in ("ten groups, one-to-one", "ten components, one-to-one", "ten components, named by majority")

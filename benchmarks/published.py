@@ -137,7 +137,7 @@ def draw(found):
 
 
 def describe(found):
-    """What was found, in words: for the README."""
+    """What was found, in words: for COMPARISON.md."""
     value, gain = found["log p(x)"], found["annealing minus importance sampling"]
     return (
         f"{value['mean (nats)']:.2f} ± {value['standard error']:.2f} nats after {found['epochs']:,} epochs, "
