@@ -55,7 +55,7 @@ bench: .venv/installed   ## hours: arithmetic, speed beside what one would pick 
 groups: .venv/installed  ## a quarter of an hour: the ten groups of notebook 06 for five VAEs; into benchmarks/
 	$(BIN)/python benchmarks/groups.py
 
-published: .venv/installed ## an hour: a VAE as Burda et al. 2016 trained it, beside their number; into benchmarks/
+published: .venv/installed ## two hours: a VAE as Burda et al. 2016 trained it, beside their number; into benchmarks/
 	$(BIN)/python benchmarks/published.py
 
 mutate: .venv/installed  ## 30 minutes: change the maths in each place, and see a unit test fail

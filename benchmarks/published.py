@@ -1,7 +1,7 @@
 """A VAE as the field's table has it: Burda et al. 2016, "Importance weighted autoencoders", table 1.
 
 784-200-200-50 with tanh, one stochastic layer, k = 1, on all 60,000 images, binarised afresh at each visit. The paper
-trains 3,280 epochs at a rate that falls in steps; here it is a cycle of EPOCHS, about 45 minutes on two cores. Then
+trains 3,280 epochs at a rate that falls in steps; here it is a cycle of EPOCHS, an hour and a half on one core. Then
 log p(x) of the test images, binarised once, by L = 5,000 importance weights, and by annealing on some of them.
 `make published` writes benchmarks/published.json and published.png.
 """
@@ -85,7 +85,7 @@ def mean_and_error(values):
 def measure(settings, epochs, samples, annealed_images):
     """Train, then estimate."""
     seed, device = settings.seed, settings.device
-    root = PROJECT / (os.environ.get("MNIST_ROOT") or "data")
+    root = PROJECT / Path(os.environ.get("MNIST_ROOT") or "data").expanduser()
     data = h.Data("mnist", *read_mnist(root)).to(device)
     marks = sorted({max(1, round(epochs * share)) for share in (0.00125, 0.004, 0.01, 0.03, 0.1, 0.3, 0.6, 1)})
     config = h.VAEConfig(

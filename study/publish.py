@@ -81,7 +81,7 @@ class PageExporter(HTMLExporter):
         # what scrolls can be reached from the keyboard; a heading without words is none
         page = re.sub(r"<table\b.*?</table>", reachable, page, flags=re.S)
         page = re.sub(r'<math display="block".*?</math>', reachable, page, flags=re.S)
-        page = re.sub(r"<th( class=\"blank[^>]*)?>(&nbsp;|\xa0)?</th>", "<td></td>", page)
+        page = re.sub(r"<th\b[^>]*>(&nbsp;|\s)*</th>", "<td></td>", page)
         return page.replace("<main>", f"{TO_INDEX}<main>", 1)
 
 

@@ -94,8 +94,11 @@ def test_a_walk_back_is_the_walk_in_reverse(page, report):
         slider.press(key)
         return pixels(place)
 
-    assert picture(2, 7, "Home") == picture(7, 2, "End") == picture(2, 2, "Home") == picture(2, 9, "Home")
-    assert picture(2, 7, "End") == picture(7, 2, "Home") == picture(7, 7, "End") != picture(2, 2, "Home")
+    assert picture(2, 7, "Home") == picture(7, 2, "End")
+    assert picture(2, 7, "End") == picture(7, 2, "Home") != picture(2, 7, "Home")
+    # from a digit to itself there is nowhere to go
+    assert picture(2, 2, "Home") == picture(2, 2, "End") == picture(0, 2, "End")
+    assert picture(0, 0, "Home") == picture(0, 0, "End") == picture(0, 1, "Home")
 
 
 def test_the_map_follows_the_mouse_and_the_arrow_keys(page, report):
