@@ -39,6 +39,7 @@ with install_import_hook(
         fit_mlp_vae as fit_mlp_vae,
         fit_vae as fit_vae,
         fit_conv_latents as fit_conv_latents,
+        fit_as_written as fit_as_written,
     )
     from study.cache import (
         recall as recall,

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import torch
 from torch import nn
 
 from latent_digits.checks import require_choice, require_whole
@@ -11,6 +12,7 @@ from latent_digits.data import Data, balanced_subset, read_digits
 from latent_digits.latents import LatentConfig, LatentRun, fit_latents, pca_posterior
 from latent_digits.mnist import CorruptFileError, read_mnist
 from latent_digits.networks import VAE, Classifier, build, conv_vae, mlp_vae, without_encoder
+from latent_digits.optimizers import RowAdam
 from latent_digits.random import make_generator
 from latent_digits.training import (
     Objective,
@@ -130,4 +132,26 @@ def fit_conv_latents(data: Data, settings: Settings) -> LatentRun:
     run, _ = recall(
         fit_latents, model, start, data, config, seed=settings.seed, cache=settings.cache
     )
+    return run
+
+
+def fit_as_written(data: Data, settings: Settings) -> LatentRun:
+    """The same decoder by latent optimization as it is written, which collapses: see notebook 03.
+
+    Means start from N(0, I) and variances from 1; Adam moves the codes at the decoder's rate.
+    """
+    model, rates = without_encoder(build(conv_vae, **settings.built)), VAEConfig()
+    config = LatentConfig(
+        batch_size=96,
+        learning_rate=rates.learning_rate,
+        weight_decay=rates.weight_decay,
+        code_learning_rate=rates.learning_rate,
+        antithetic=False,
+        refining_steps=0,
+    )
+    shape = len(data.train_x), model.latent_size
+    mu = torch.randn(shape, generator=make_generator(1_000 + settings.seed)).to(settings.device)
+    start = mu, torch.zeros_like(mu)
+    options = {"optimizer": RowAdam, "seed": settings.seed, "cache": settings.cache}
+    run, _ = recall(fit_latents, model, start, data, settings.scaled(config), **options)
     return run

@@ -347,6 +347,10 @@ CASES = {
         ("x must be finite, got 1 entries", lambda: h.fit_conv_latents(small_data(train_x=poisoned(images(20))), settings())),
         (r"train_y must be (in \[0, 1\]|digits)", lambda: h.fit_conv_latents(small_data(train_y=digits(20) - 1), settings())),
     ],
+    "fit_as_written": [
+        ("train_x must be finite, got 1 entries", lambda: h.fit_as_written(small_data(train_x=poisoned(images(20))), settings())),
+        (r"train_y must be (in \[0, 1\]|digits)", lambda: h.fit_as_written(small_data(train_y=digits(20) - 1), settings())),
+    ],
     "importance_log_prob": posterior_cases(
         lambda x, mu, logvar, sigma=0.4: h.importance_log_prob(x, mu, logvar, decode, sigma, 3)
     )

@@ -382,6 +382,14 @@ def test_conv_latents_run_at_the_scale_of_the_settings(settings):
     assert list(run.history.index) == [1, 2]
 
 
+def test_codes_as_written_start_from_the_prior(settings):
+    data = h.load_data("digits", per_class=21, test_size=20)
+    run = h.fit_as_written(data, settings)
+    start = torch.randn(210, 200, generator=h.make_generator(1_000 + settings.seed))
+    assert torch.corrcoef(torch.stack([run.mu.flatten(), start.flatten()]))[0, 1] > 0.99
+    assert run.model.encoder is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
