@@ -85,7 +85,7 @@ def test_every_question_of_the_notebooks_is_answered(index):
         for question, _, label, anchor in publish.ANSWER.findall(nbformat.read(path, as_version=4).cells[0].source):
             count += 1
             assert text_of(publish.to_html(question)).strip() in text
-            assert html.escape(f'{path.stem}.html#{quote(anchor)}">{label}', quote=False) in index
+            assert f'{path.stem}.html#{quote(anchor)}">{html.escape(label)}' in index
     assert count >= 30
     # most stand beside a picture
     assert len(re.findall(r'class="thumbnail" href="[^"]+"><img', index)) > 0.6 * count

@@ -25,6 +25,10 @@ CONTRACT |= {"importance_log_prob", "infer_latents", "GaussianMixture", "frechet
 
 # called by notebooks, and why there is nothing in the table below for them
 NOTHING_TO_REFUSE = {
+    **{
+        f"draw_{name}": "takes nothing"
+        for name in ("vae", "latent_optimization", "importance_sampling", "annealing", "em")
+    },
     "begin": "takes what Settings, load_data and Report refuse",
     "Posterior": "is a named tuple, of which functions check both parts",
     "GaussianLikelihood": "is a named tuple, of which functions check sigma",
