@@ -67,7 +67,7 @@ def test_an_untrained_decoder_is_told(project):
     module.write_text(text.replace(step + docstring, f"{step}{docstring}        return\n"), encoding="utf-8")
     passed, said = execute_again(project, "02", quick=False)
     assert not passed
-    assert "✗ the elbo gap is more than noise" in said
+    assert "✗ with 100 images the validation elbo falls" in said
 
 
 def stored_cell(project, number, marked):
