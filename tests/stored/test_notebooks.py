@@ -111,7 +111,7 @@ def test_nothing_is_left_over_in_the_figures():
 SETTINGS = {
     "01_supervised_cnn": ["14", "16", "28", "32", "64", "128"],
     "02_amortized_vae": ["12", "20", "30", "200", "0.1"],
-    "03_latent_optimization": ["20", "20,000"],
+    "03_latent_optimization": ["20", "6,000", "20,000"],
     "04_sampling": ["20"],
     "05_log_probability": ["384", "415", "0.4", "200", "50", "4,000"],
     "06_gaussian_mixture": [],
