@@ -114,7 +114,7 @@ SETTINGS = {
     "03_latent_optimization": ["20", "6,000", "20,000"],
     "04_sampling": ["20"],
     "05_log_probability": ["384", "415", "0.4", "200", "50", "4,000"],
-    "06_gaussian_mixture": [],
+    "06_gaussian_mixture": ["2,000"],
 }
 
 
