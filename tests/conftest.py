@@ -17,7 +17,9 @@ import torch
 
 import helpers as h
 from latent_digits import mnist
-from study import recipes
+from study import publish, recipes
+from study.report import read_results
+from study.settings import PROJECT
 
 # the machine may be busy: how long an example takes says nothing about whether it is right
 unhurried = hypothesis.settings(deadline=None, max_examples=30)
@@ -86,3 +88,15 @@ def with_nobody(tiny_mnist):
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o755)
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory):
+    """The folder of the report on the stored notebooks."""
+    folder = tmp_path_factory.mktemp("report")
+    notebooks = publish.read_notebooks((PROJECT / "notebooks").glob("*.ipynb"))
+    for name, notebook in notebooks.items():
+        publish.write_page(folder, name, notebook)
+    results = read_results(PROJECT / "figures" / "results.json")
+    publish.write_index(folder, results, PROJECT / "figures", notebooks)
+    return folder

@@ -18,18 +18,7 @@ from study.settings import PROJECT
 RESULTS = json.loads((PROJECT / "figures" / "results.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """The report on the stored notebooks."""
-    folder = tmp_path_factory.mktemp("report")
-    notebooks = publish.read_notebooks((PROJECT / "notebooks").glob("*.ipynb"))
-    for name, notebook in notebooks.items():
-        publish.write_page(folder, name, notebook)
-    publish.write_index(folder, RESULTS, PROJECT / "figures", notebooks)
-    return folder
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def index(report):
     return (report / "index.html").read_text(encoding="utf-8")
 

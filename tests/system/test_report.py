@@ -5,23 +5,10 @@ import json
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from study import publish
 from study.settings import PROJECT
 from test_browser import browser as browser  # a fixture
 
 WIDTHS = {"desk": 1280, "phone": 375}
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """The report on the stored notebooks."""
-    folder = tmp_path_factory.mktemp("report")
-    notebooks = publish.read_notebooks((PROJECT / "notebooks").glob("*.ipynb"))
-    for name, notebook in notebooks.items():
-        publish.write_page(folder, name, notebook)
-    results = json.loads((PROJECT / "figures" / "results.json").read_text(encoding="utf-8"))
-    publish.write_index(folder, results, PROJECT / "figures", notebooks)
-    return folder
 
 
 @pytest.fixture(params=WIDTHS.values(), ids=WIDTHS.keys())
