@@ -24,7 +24,7 @@ from latent_digits.densities import bernoulli_log_mass
 from latent_digits.mnist import read_mnist
 from latent_digits.networks import VAE
 from study.files import atomic_write
-from study.settings import PROJECT
+from study.settings import PROJECT, path_of
 
 PUBLISHED = -86.76  # nats: Burda et al. 2016, table 1, VAE, one stochastic layer, k = 1
 EPOCHS, SAMPLES, ANNEALED = 800, 5_000, 500
@@ -85,7 +85,7 @@ def mean_and_error(values):
 def measure(settings, epochs, samples, annealed_images):
     """Train, then estimate."""
     seed, device = settings.seed, settings.device
-    root = PROJECT / Path(os.environ.get("MNIST_ROOT") or "data").expanduser()
+    root = path_of(MNIST_ROOT=os.environ.get("MNIST_ROOT") or "data")
     data = h.Data("mnist", *read_mnist(root)).to(device)
     marks = sorted({max(1, round(epochs * share)) for share in (0.00125, 0.004, 0.01, 0.03, 0.1, 0.3, 0.6, 1)})
     config = h.VAEConfig(

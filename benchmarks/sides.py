@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import helpers as h
 from latent_digits.mnist import read_mnist
 from latent_digits.networks import VAE, Network
-from study.settings import PROJECT, choose_dtype
+from study.settings import choose_dtype, path_of
 
 Side = tuple[Callable[[], None], Callable[[], float]]
 
@@ -50,7 +50,7 @@ def autocast() -> torch.autocast:
 
 def mnist_root() -> Path:
     """The folder that load_data looks for MNIST in."""
-    return PROJECT / Path(os.environ.get("MNIST_ROOT") or "data").expanduser()
+    return path_of(MNIST_ROOT=os.environ.get("MNIST_ROOT") or "data")
 
 
 def import_datasets():
