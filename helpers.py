@@ -39,6 +39,8 @@ with install_import_hook(
         fit_mlp_vae as fit_mlp_vae,
         fit_vae as fit_vae,
         fit_conv_latents as fit_conv_latents,
+        as_written_config as as_written_config,
+        draw_start as draw_start,
         fit_as_written as fit_as_written,
     )
     from study.cache import (

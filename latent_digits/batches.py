@@ -1,6 +1,7 @@
 """Functions of many images, a batch at a time: memory stays bounded."""
 
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -13,7 +14,10 @@ Parts = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 @torch.no_grad()
 def in_batches(
-    function: Callable[..., Parts], *tensors: Tensor, batch_size: int = 200, desc: str | None = None
+    function: Callable[..., Parts],
+    *tensors: Tensor,
+    batch_size: Integral = 200,
+    desc: str | None = None,
 ) -> Parts:
     """function(*tensors), of n rows each, in batches, without gradients, joined.
 
@@ -24,7 +28,7 @@ def in_batches(
     require_whole(**{"number of rows": len(tensors[0]), "batch_size": batch_size})
     if len(lengths := {len(tensor) for tensor in tensors}) > 1:
         raise ValueError(f"tensors must have the same number of rows, got {sorted(lengths)}")
-    batches = list(zip(*(tensor.split(batch_size) for tensor in tensors), strict=True))
+    batches = list(zip(*(tensor.split(int(batch_size)) for tensor in tensors), strict=True))
     hidden = desc is None or len(batches) == 1
     bar = tqdm(batches, desc=desc, leave=False, unit="batch", disable=hidden)
     outputs = [function(*batch) for batch in bar]

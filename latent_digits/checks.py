@@ -34,6 +34,14 @@ def located(where: str, **rates: Real) -> Iterator[None]:
         raise FloatingPointError(f"{where}: {error}{remedy}") from error
 
 
+def own_numbers(settings: object) -> None:
+    """Make the numbers of a frozen data class Python's own: those of numpy may overflow."""
+    for name, value in vars(settings).items():
+        values = value if isinstance(value, tuple) else (value,)
+        own = tuple(getattr(number, "item", lambda number=number: number)() for number in values)
+        object.__setattr__(settings, name, own if isinstance(value, tuple) else own[0])
+
+
 def require_whole(least: int = 1, **numbers: object) -> None:
     """Raise ValueError for an argument that is no whole number of at least `least`."""
     for name, number in numbers.items():

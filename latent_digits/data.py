@@ -114,7 +114,8 @@ def random_affine(
     """Rotate, scale and shift each image by its own small random amount.
 
     degrees and scale (a fraction) are largest values; shift is the largest fraction of the image's
-    side. Raises ValueError for values that are negative, or a scale or shift above 1.
+    side. Angles are those between pixels, in images that are not square, too. Raises ValueError for
+    values that are negative, or a scale or shift above 1.
     """
     require_between(0, degrees=degrees)
     require_between(0, 1, scale=scale, shift=shift)
@@ -124,8 +125,11 @@ def random_affine(
         return largest * (2 * drawn - 1)
 
     angle, zoom = uniform(math.radians(degrees)), 1 + uniform(scale)
-    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
-    offset = 2 * uniform(shift, 2, 1)  # the sampling grid spans [-1, 1], hence 2
+    # the sampling grid spans [-1, 1] along each side, hence the 2 and the ratio of the sides
+    ratio = x.shape[2] / x.shape[3]
+    rotation = [angle.cos(), -angle.sin() * ratio, angle.sin() / ratio, angle.cos()]
+    rotation = torch.stack(rotation, 1).view(-1, 2, 2)  # (batch, 4) -> (batch, 2, 2)
+    offset = 2 * uniform(shift, 2, 1)
     theta = torch.cat([rotation * zoom.view(-1, 1, 1), offset], 2)  # (batch, 2, 3)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)

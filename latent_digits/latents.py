@@ -33,6 +33,7 @@ from latent_digits.densities import (
     reparameterize,
     validate,
 )
+from latent_digits.gradients import gradients, require_gradient
 from latent_digits.networks import VAE, copy_weights, device_of
 from latent_digits.optimizers import NaturalGradient
 from latent_digits.random import make_generator, seeded
@@ -136,8 +137,8 @@ def infer_latents(
     own elbo in `steps` natural-gradient steps of a size that falls from `rate` to zero along a
     cosine, from `start`, (mu, logvar), or from the prior in `latent_size` dimensions. What it comes
     near is a local optimum. `generator` must be on the device of x. Raises ValueError for a start
-    and latent_size that do not fit together and for numbers that make no sense, and
-    FloatingPointError when a code stops being finite.
+    and latent_size that do not fit together, for numbers that make no sense and for a decode that
+    has no gradient, and FloatingPointError when a code stops being finite.
     """
     require_whole(steps=steps, batch_size=batch_size)
     require_positive(rate=rate)
@@ -149,11 +150,12 @@ def infer_latents(
             f"latent_size must be that of start, {start[0].shape[1]}, got {latent_size}"
         )
     validate(x, *start, sigma)
-    codes = torch.cat(start, 1).detach()  # (n, 2 d)
+    require_gradient(start[0][:1], decode=decode)
     likelihood = GaussianLikelihood(decode, sigma)
     terms = functools.partial(latent_terms, likelihood, generator=generator, antithetic=True)
     rates = falling_rates(rate, steps)
-    with located("infer_latents", rate=rate):
+    with located("infer_latents", rate=rate), gradients():
+        codes = torch.cat(start, 1).detach()  # (n, 2 d)
         optimize_codes(terms, x, codes, NaturalGradient(codes), rates, batch_size)
     return Posterior(*codes.chunk(2, dim=1))
 
@@ -176,12 +178,12 @@ def optimize_codes(
     terms: maps images and their codes to what has their "loss". optimizer: NaturalGradient,
     RowAdam, or what has a `step` like theirs.
     """
-    batches = torch.arange(len(x), device=x.device).split(batch_size)
+    batches = torch.arange(len(x), device=x.device).split(int(batch_size))
     for rows in tqdm(batches, desc="inferring latents", leave=False, unit="batch"):
         for step, rate in enumerate(rates):
             q = codes[rows].requires_grad_()
             with located(f"step {step + 1} of the codes"):
-                with torch.enable_grad(), unchecked(step > 0):
+                with unchecked(step > 0):
                     loss = terms(x[rows], q)["loss"].sum()
                     (gradient,) = torch.autograd.grad(loss, q)
                 optimizer.step(rows, gradient, rate)
@@ -197,7 +199,7 @@ class LatentConfig(TrainConfig):
     learning_rate: Real = 4e-3
     warm_up: Real = 0.05
     weight_decay: Real = 0.15
-    snapshots: tuple[int, ...] = (1, 5, 10, 20, 30)
+    snapshots: tuple[Integral, ...] = (1, 5, 10, 20, 30)
     sigma: Real = 0.4  # of the Gaussian likelihood
     code_learning_rate: Real = 0.6  # peak step of the codes, which rises and falls as the decoder's
     steps_per_batch: Integral = 1  # of the codes of a batch; the decoder takes one
@@ -249,8 +251,8 @@ def fit_latents(
     if start[0].shape != shape:
         raise ValueError(f"mu must have shape {shape}, got {tuple(start[0].shape)}")
     device = device_of(model)
-    codes = torch.cat(start, 1).detach().to(device)  # (N, 2 d)
-    with seeded(seed):
+    with seeded(seed), gradients():
+        codes = torch.cat(start, 1).detach().to(device)  # (N, 2 d)
         of_codes, generator = optimizer(codes), make_generator(seed, device)
         run = LatentTrainer(model, codes, of_codes, data.to(device), config, generator).run()
     mu, logvar = codes.chunk(2, dim=1)

@@ -1,5 +1,6 @@
 """log p(x), the evidence: estimated by importance sampling, and by annealing."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latent_digits.batches import in_batches
-from latent_digits.checks import require_finite, require_positive, require_whole
+from latent_digits.checks import own_numbers, require_finite, require_positive, require_whole
 from latent_digits.densities import GaussianLikelihood, Posterior, validate
+from latent_digits.gradients import gradients, require_gradient
 from latent_digits.random import normal_like
 
 
@@ -176,6 +178,7 @@ class Annealing:
     def __post_init__(self):
         require_whole(chains=self.chains, temperatures=self.temperatures, leapfrogs=self.leapfrogs)
         require_positive(step_size=self.step_size)
+        own_numbers(self)
 
 
 def annealed_log_prob(
@@ -196,7 +199,7 @@ def annealed_log_prob(
     the chains run from there back to q: the result is on average an upper bound (Grosse et al.
     2015, "Sandwiching the marginal likelihood using bidirectional Monte Carlo"), whose std_error
     and ess leave out that an image's chains share their start. All chains of an image run at once.
-    Raises as importance_log_prob does.
+    Raises as importance_log_prob does, and ValueError for a likelihood without a gradient.
     """
     require_sound(x, posterior, likelihood)
     if exact is not None:
@@ -206,13 +209,15 @@ def annealed_log_prob(
             raise ValueError(f"exact must have mu's shape {shapes[0]}, got {shapes[1]}")
 
     images = (x, *posterior) if exact is None else (x, *posterior, exact)
+    require_gradient(posterior.mu[:1], likelihood=functools.partial(likelihood.log_prob, x[:1]))
     how = likelihood, annealing, generator
-    *result, accepted = in_batches(
-        lambda x, mu, logvar, *start: estimate_annealed(x, Posterior(mu, logvar), *how, *start),
-        *images,
-        batch_size=max(1, 2_000 // annealing.chains),
-        desc="annealing",
-    )
+    with gradients():
+        *result, accepted = in_batches(
+            lambda x, mu, logvar, *start: estimate_annealed(x, Posterior(mu, logvar), *how, *start),
+            *images,
+            batch_size=max(1, 2_000 // annealing.chains),
+            desc="annealing",
+        )
     return LogProb(*result), float(accepted.mean())
 
 
@@ -269,7 +274,7 @@ def anneal(
 
 def value_and_gradient(function: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
     """function(u) (n,) and its gradient (n, d), without a graph."""
-    with torch.enable_grad():
+    with gradients():
         u = u.detach().requires_grad_()
         value = function(u)
         (gradient,) = torch.autograd.grad(value.sum(), u)

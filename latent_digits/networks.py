@@ -11,21 +11,26 @@ from torch import Tensor, nn
 
 from latent_digits.checks import require_between, require_choice, require_finite, require_whole
 from latent_digits.densities import Posterior
+from latent_digits.gradients import gradients
 from latent_digits.precision import DTYPES
 from latent_digits.random import seeded
 
 
 class Network(nn.Module):
-    """A network that multiplies matrices in the format `dtype`, and returns float32."""
+    """A network that multiplies matrices in the format `dtype`, and returns that of its weights.
+
+    They are float32, unless it was changed by `double()`; input of another precision is brought to
+    theirs.
+    """
 
     dtype = "float32"  # or "bfloat16"; `build` sets it
 
     def compute(self, part: nn.Module, x: Tensor) -> Tensor:
-        """part(x), in mixed precision where the format is not float32."""
-        dtype = getattr(torch, self.dtype)
-        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
-            output = part(x)
-        return output.float() if output.dtype == dtype else output  # float64 stays as it is
+        """part(x), in mixed precision where the format is not that of the weights, float32."""
+        dtype, weights = getattr(torch, self.dtype), next(self.parameters()).dtype
+        mixed = dtype != torch.float32 == weights
+        with torch.autocast(x.device.type, dtype, enabled=mixed):
+            return part(x.to(weights)).to(weights)
 
 
 class Classifier(Network):
@@ -156,7 +161,7 @@ def conv_vae(
     return VAE(encoder, decoder, latent_size)
 
 
-def mlp_vae(latent_size: Integral = 8, hidden: tuple[int, ...] = (392, 196, 98)) -> VAE:
+def mlp_vae(latent_size: Integral = 8, hidden: tuple[Integral, ...] = (392, 196, 98)) -> VAE:
     """The fully connected VAE: 784-392-196-98 with ReLU to (mu, logvar), and back."""
     sizes = {f"hidden[{i}]": size for i, size in enumerate(hidden)}
     require_whole(**{"latent_size": latent_size, "len(hidden)": len(hidden)} | sizes)
@@ -186,16 +191,16 @@ def build(
     dtype: str = "float32",
     **kwargs,
 ) -> nn.Module:
-    """`factory(*args, **kwargs)` on `device`, with initial weights drawn from `seed`.
+    """`factory(*args, **kwargs)` on `device`, with float32 weights drawn from `seed`.
 
     dtype: the format that it multiplies matrices in, "float32" or "bfloat16".
     """
     require_choice(DTYPES, dtype=dtype)
-    with seeded(seed):
+    with seeded(seed), gradients():  # else what is built under inference_mode could not be trained
         network = factory(*args, **kwargs)
     network.dtype = dtype
     # a third faster in convolutions than the default layout
-    return network.to(device, memory_format=torch.channels_last)
+    return network.to(device, torch.float32, memory_format=torch.channels_last)
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -57,7 +57,7 @@ class RowAdam:
         require_codes(codes)
         self.codes, self.betas, self.eps = codes, betas, eps
         self.moments = torch.zeros_like(codes), torch.zeros_like(codes)
-        self.steps = torch.zeros(len(codes), 1, device=codes.device)
+        self.steps = codes.new_zeros(len(codes), 1)
 
     def step(
         self,

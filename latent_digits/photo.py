@@ -6,6 +6,7 @@ middle of 28 pixels. In MNIST that is by whole pixels, to pixel 14: over its 70,
 centre lies evenly from 13.5 to 14.5 (mean 14.00 and 14.01), and the longest side is 20.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,15 @@ LARGEST = 400  # a photo has millions of pixels, of which 20 x 20 will be left
 
 
 def prepare_digit(
-    image: str | Path | np.ndarray | Tensor | Image.Image,
+    image: str | Path | bytes | np.ndarray | Tensor | Image.Image,
 ) -> Float[Tensor, "1 1 28 28"]:
     """A photo, scan or drawing of one digit as an image in [0, 1] like those of MNIST.
 
-    image: the path of a picture, or its pixels, (h, w), (h, w, channels) or (channels, h, w), grey
-    or in colour, with or without an alpha channel, whole numbers or from 0 to 1. The digit is what
-    differs in colour from the background, so it may be dark on white or the reverse, anywhere, of
-    any size; it may touch an edge, but the background must be along most of them. Raises ValueError
-    for what is no picture, or has nothing on its background.
+    image: the path of a picture, the bytes of its file, or its pixels, (h, w), (h, w, channels) or
+    (channels, h, w), grey or in colour, with or without an alpha channel, whole numbers or from 0
+    to 1. The digit is what differs in colour from the background, so it may be dark on white or the
+    reverse, anywhere, of any size; it may touch an edge, but the background must be along most of
+    them. Raises ValueError for what is no picture, or has nothing on its background.
     """
     ink = find_ink(read_pixels(image)).astype(np.float32)
     digit = crop(ink, 0.03)
@@ -49,7 +50,7 @@ def crop(ink: np.ndarray, least: float) -> np.ndarray:
 
 def place_by_mass(ink: Float[Tensor, "h w"]) -> Float[Tensor, "1 1 28 28"]:
     """Ink, of at most 28 pixels a side, where its centre of mass is nearest to pixel 14."""
-    field = torch.zeros(1, 1, FIELD, FIELD)
+    field = torch.zeros(1, 1, FIELD, FIELD, dtype=torch.float32)
     corner = []
     for axis, side in enumerate(ink.shape):
         mass = ink.sum(1 - axis)
@@ -61,17 +62,18 @@ def place_by_mass(ink: Float[Tensor, "h w"]) -> Float[Tensor, "1 1 28 28"]:
     return field
 
 
-def read_pixels(image: str | Path | np.ndarray | Tensor | Image.Image) -> np.ndarray:
+def read_pixels(image: str | Path | bytes | np.ndarray | Tensor | Image.Image) -> np.ndarray:
     """A picture as (h, w, channels) in [0, 1], not much larger than it has to be."""
-    if isinstance(image, str | Path):
-        path = Path(image).expanduser()
+    if isinstance(image, str | Path | bytes):
+        source = io.BytesIO(image) if isinstance(image, bytes) else Path(image).expanduser()
         try:
-            with Image.open(path) as file:
+            with Image.open(source) as file:
                 upright = ImageOps.exif_transpose(file)  # as the phone was held
                 deep = upright.mode in ("1", "L", "RGB", "RGBA") or upright.mode[:1] in "IF"
                 image = np.array(upright if deep else upright.convert("RGBA"))
         except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-            raise ValueError(f"image must be a picture, got {path} ({error})") from error
+            named = "bytes" if isinstance(image, bytes) else source
+            raise ValueError(f"image must be a picture, got {named} ({error})") from error
     pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     found = pixels.shape
     if pixels.ndim == 4 and len(pixels) == 1:

@@ -61,7 +61,7 @@ class FittedPrior:
     def component_means(self) -> Tensor:
         """The mean of every component as a z. (K, d)."""
         shape = len(self.mixture.means_), len(self.informative)
-        zeros = torch.zeros(shape, device=self.informative.device)
+        zeros = torch.zeros(shape, dtype=torch.float32, device=self.informative.device)
         return self.complete(self.mixture.means_, zeros)
 
     def sample(self, n: Integral, components: Iterable | None = None) -> Tensor:
@@ -82,7 +82,8 @@ class FittedPrior:
             mixture.weights_ = mixture.weights_ / mixture.weights_.sum()
         drawn, _ = mixture.sample(n)  # in the order of the components
         shuffled = drawn[torch.randperm(n, generator=self.generator).numpy()]
-        others = torch.randn(n, len(self.informative), generator=self.generator)
+        shape = n, len(self.informative)
+        others = torch.randn(shape, generator=self.generator, dtype=torch.float32)
         return self.complete(shuffled, others.to(self.informative.device))
 
 

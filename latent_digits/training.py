@@ -17,6 +17,7 @@ from tqdm import tqdm
 from latent_digits.batches import in_batches
 from latent_digits.checks import (
     located,
+    own_numbers,
     require_between,
     require_choice,
     require_digits,
@@ -34,6 +35,7 @@ from latent_digits.densities import (
     kl_per_dimension,
     sample_posterior,
 )
+from latent_digits.gradients import gradients
 from latent_digits.networks import copy_weights, device_of
 from latent_digits.random import make_generator, seeded
 
@@ -50,7 +52,7 @@ class TrainConfig:
     one_cycle: bool = True
     warm_up: Real = 0.3  # the share of the one-cycle schedule in which the rate rises
     weight_decay: Real = 0.01
-    snapshots: tuple[int, ...] = ()  # epochs after which a copy of the weights is kept
+    snapshots: tuple[Integral, ...] = ()  # epochs after which a copy of the weights is kept
 
     def __post_init__(self):
         require_whole(epochs=self.epochs, batch_size=self.batch_size)
@@ -58,6 +60,7 @@ class TrainConfig:
         require_positive(learning_rate=self.learning_rate)
         require_between(0, 1, warm_up=self.warm_up)
         require_between(0, weight_decay=self.weight_decay)
+        own_numbers(self)
 
     def smoke(self) -> "TrainConfig":
         """The same in two epochs."""
@@ -73,7 +76,7 @@ class VAEConfig(TrainConfig):
     learning_rate: Real = 2.4e-3
     warm_up: Real = 0.1
     weight_decay: Real = 0.2
-    snapshots: tuple[int, ...] = (1, 5, 10, 20, 30)
+    snapshots: tuple[Integral, ...] = (1, 5, 10, 20, 30)
     likelihood: str = "gaussian"  # or "bernoulli"
     sigma: Real = 0.4  # of the Gaussian likelihood
     beta: Real = 1.0  # weight of the KL divergence in the loss (Higgins et al. 2017)
@@ -141,12 +144,12 @@ def fit(
 ) -> Run:
     """Train `model`, in place and where it is, on `data`.
 
-    Raises ValueError for data that are not images in [0, 1] and digits, and FloatingPointError,
-    with epoch and step, when a loss stops being finite.
+    Raises ValueError for data that are not images in [0, 1] and digits and for a loss without a
+    gradient, and FloatingPointError, with epoch and step, when a loss stops being finite.
     """
     data.validate()
     device = device_of(model)
-    with seeded(seed):
+    with seeded(seed), gradients():
         generator = make_generator(seed, device)
         return Trainer(model, objective, data.to(device), config, generator).run()
 
@@ -177,7 +180,7 @@ class Trainer:
         count, device = len(self.data.train_x), self.data.train_x.device
         order = torch.randperm(count, generator=self.generator, device=device)
         with unchecked(epoch > 1):
-            for step, batch in enumerate(order.split(self.config.batch_size), 1):
+            for step, batch in enumerate(order.split(int(self.config.batch_size)), 1):
                 self.training_step(batch, epoch, step)
                 self.schedule.step()
 
@@ -187,6 +190,8 @@ class Trainer:
         with located(f"training stopped at epoch {epoch}, step {step}", **self.rates):
             loss = self.objective(self.model, x, y, self.config, self.generator)["loss"].mean()
             require_finite_result(loss, loss=loss)
+        if not loss.requires_grad:
+            raise ValueError("objective must return a loss with a gradient, got one without")
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

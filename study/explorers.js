@@ -5,7 +5,7 @@
 //   components  weight, digit, purity (of each component), draws: for each component its mean, then its draws
 "use strict";
 (() => {
-const COLOURS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"];
+const COLOURS = {{ colours | tojson }};
 const all = JSON.parse(document.getElementById("explorers").textContent);
 const minus = text => String(text).replace("-", "−");
 

@@ -17,6 +17,7 @@ import jinja2
 import nbformat
 from latex2mathml.converter import convert as latex_to_mathml
 from markupsafe import Markup
+from matplotlib import rc_params_from_file
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
@@ -26,7 +27,7 @@ from pygments.lexers import PythonLexer
 
 from study.arguments import PROJECT
 from study.files import atomic_write
-from study.report import EXPLORERS, show_value
+from study.report import EXPLORERS, STYLE, show_value
 
 # of the templates, wherever the report goes
 HERE = Path(__file__).resolve().parent
@@ -145,9 +146,11 @@ def write_index(
         for path in [*figures.glob("[!.]*.png"), figures / "results.json"]:
             if path.is_file():
                 atomic_write(folder / "figures" / path.name, path.read_bytes())
+    cycle = rc_params_from_file(STYLE, use_default_template=False)["axes.prop_cycle"]
     page = template("index.html.jinja").render(
         chapters=[describe(name, notebooks[name], results.get(name)) for name in names],
         explorers=read_explorers(figures),
+        colours=[f"#{colour}" for colour in cycle.by_key()["color"]],
         partly=any(one["quick"] or one["data"] != "mnist" for one in results.values()),
     )
     atomic_write(folder / "index.html", page.encode())

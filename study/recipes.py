@@ -9,6 +9,7 @@ from torch import nn
 
 from latent_digits.checks import require_choice, require_whole
 from latent_digits.data import Data, balanced_subset, read_digits
+from latent_digits.densities import Posterior
 from latent_digits.latents import LatentConfig, LatentRun, fit_latents, pca_posterior
 from latent_digits.mnist import CorruptFileError, read_mnist
 from latent_digits.networks import VAE, Classifier, build, conv_vae, mlp_vae, without_encoder
@@ -24,7 +25,7 @@ from latent_digits.training import (
     vae_objective,
 )
 from study.cache import recall
-from study.report import Report, say
+from study.report import STYLE, Report, say
 from study.settings import SOURCES, Settings, path_of
 
 
@@ -70,7 +71,7 @@ def begin(notebook: str) -> tuple[Settings, Data, Report]:
     From here on its figures have the style of latent_digits.mplstyle.
     """
     settings = Settings.from_environment()
-    plt.style.use(Path(__file__).with_name("latent_digits.mplstyle"))
+    plt.style.use(STYLE)
     wanted = {"per_class": settings.per_class, "test_size": settings.test_size}
     data = load_data(settings.source, seed=settings.seed, **wanted).to(settings.device)
     return settings, data, Report(notebook, settings, data)
@@ -135,13 +136,10 @@ def fit_conv_latents(data: Data, settings: Settings) -> LatentRun:
     return run
 
 
-def fit_as_written(data: Data, settings: Settings) -> LatentRun:
-    """The same decoder by latent optimization as it is written, which collapses: see notebook 03.
-
-    Means start from N(0, I) and variances from 1; Adam moves the codes at the decoder's rate.
-    """
-    model, rates = without_encoder(build(conv_vae, **settings.built)), VAEConfig()
-    config = LatentConfig(
+def as_written_config() -> LatentConfig:
+    """Latent optimization as the assignment has it: the codes move at the decoder's rate."""
+    rates = VAEConfig()
+    return LatentConfig(
         batch_size=96,
         learning_rate=rates.learning_rate,
         weight_decay=rates.weight_decay,
@@ -149,9 +147,28 @@ def fit_as_written(data: Data, settings: Settings) -> LatentRun:
         antithetic=False,
         refining_steps=0,
     )
-    shape = len(data.train_x), model.latent_size
-    mu = torch.randn(shape, generator=make_generator(1_000 + settings.seed)).to(settings.device)
-    start = mu, torch.zeros_like(mu)
+
+
+def draw_start(n: int, settings: Settings, latent_size: int = 200) -> Posterior:
+    """Codes as the assignment starts them: n means from N(0, I), variances 1.
+
+    From a seed of their own, or they would be the noise of estimates. Raises ValueError for sizes
+    that are no whole numbers of at least 1.
+    """
+    require_whole(n=n, latent_size=latent_size)
+    generator = make_generator(1_000 + settings.seed)
+    mu = torch.randn(n, latent_size, generator=generator, dtype=torch.float32).to(settings.device)
+    return Posterior(mu, torch.zeros_like(mu))
+
+
+def fit_as_written(data: Data, settings: Settings) -> LatentRun:
+    """The same decoder by latent optimization as it is written, which collapses: see notebook 03.
+
+    The codes start from `draw_start`, and Adam moves them.
+    """
+    model = without_encoder(build(conv_vae, **settings.built))
+    start = draw_start(len(data.train_x), settings, model.latent_size)
+    config = settings.scaled(as_written_config())
     options = {"optimizer": RowAdam, "seed": settings.seed, "cache": settings.cache}
-    run, _ = recall(fit_latents, model, start, data, settings.scaled(config), **options)
+    run, _ = recall(fit_latents, model, start, data, config, **options)
     return run

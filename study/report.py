@@ -28,6 +28,7 @@ from latent_digits.figures import tile
 from study.files import atomic_write, file_lock
 from study.settings import Settings
 
+STYLE = Path(__file__).with_name("latent_digits.mplstyle")  # of all figures
 # what the report's first page lets a reader try without a kernel
 EXPLORERS = ("latents", "walk", "map", "components")
 
@@ -153,7 +154,7 @@ class Report:
         )
         source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
         sprites = {"columns": columns, "width": width, "height": height, "source": source}
-        self.explorers[kind] = {"kind": kind, "sprites": sprites, **facts}
+        self.explorers[kind] = {"sprites": sprites, **facts}
 
     def finish(self) -> pd.DataFrame:
         """Write the figures and this notebook's part of results.json; return a table of results.

@@ -1,7 +1,8 @@
 """Pictures that follow a slider, the mouse, a drawing."""
 
+import html
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 
 import ipywidgets as widgets
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from latent_digits.checks import require_whole
 from latent_digits.figures import tile
 from latent_digits.metrics import class_probabilities
-from latent_digits.photo import place_by_mass
+from latent_digits.photo import place_by_mass, prepare_digit
 
 
 class Screen(widgets.HBox):
@@ -167,9 +168,9 @@ def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
 
 
 class DrawingPad(widgets.HBox):
-    """A canvas to draw on with mouse or finger.
+    """A canvas to draw on with mouse or finger, and a button that reads a picture file.
 
-    After each stroke answer(x (1, 1, 28, 28)) -> images, text is shown.
+    After each stroke or file answer(x (1, 1, 28, 28)) -> images, text is shown.
     """
 
     def __init__(
@@ -180,6 +181,8 @@ class DrawingPad(widgets.HBox):
         self.canvas, self.screen = Canvas(width=size, height=size), Screen(columns, zoom=6)
         clear = widgets.Button(description="clear")
         clear.on_click(lambda _: self.clear())
+        self.upload = widgets.FileUpload(accept="image/*", description="picture file")
+        self.upload.observe(self.read, "value")
         self.canvas.on_mouse_down(self.press)
         self.canvas.on_mouse_move(self.move)
         self.canvas.on_mouse_up(self.lift)
@@ -188,7 +191,8 @@ class DrawingPad(widgets.HBox):
         self.canvas.on_touch_move(lambda touches: self.move(*touches[0]))
         self.canvas.on_touch_end(lambda touches: self.lift())
         self.clear()
-        super().__init__([widgets.VBox([self.canvas, clear]), self.screen])
+        buttons = widgets.HBox([clear, self.upload])
+        super().__init__([widgets.VBox([self.canvas, buttons]), self.screen])
 
     def press(self, x: Real, y: Real) -> None:
         """Begin a stroke."""
@@ -207,10 +211,22 @@ class DrawingPad(widgets.HBox):
             self.down = False
             self.screen.show(*self.answer(rasterize(self.strokes)))
 
+    def read(self, change: Mapping) -> None:
+        """Answer for the picture file that was chosen, or say why it cannot be read."""
+        if change["new"]:
+            self.clear()
+            try:
+                x = prepare_digit(bytes(change["new"][0]["content"]))
+            except ValueError as error:
+                self.screen.show(torch.zeros(1, 1, 28, 28), html.escape(str(error)))
+            else:
+                self.screen.show(*self.answer(x))
+            self.upload.value = ()  # so that the same file can be chosen again
+
     def clear(self) -> None:
         """Start again."""
         self.strokes.clear()
         self.canvas.fill_style, self.canvas.stroke_style = "black", "white"
         self.canvas.line_width, self.canvas.line_cap = self.size / 13, "round"
         self.canvas.fill_rect(0, 0, self.size, self.size)
-        self.screen.show(torch.zeros(1, 1, 28, 28), "draw a digit")
+        self.screen.show(torch.zeros(1, 1, 28, 28), "draw a digit, or choose a picture of one")

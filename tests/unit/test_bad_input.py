@@ -29,6 +29,7 @@ NOTHING_TO_REFUSE = {
         f"draw_{name}": "takes nothing"
         for name in ("vae", "latent_optimization", "importance_sampling", "annealing", "em")
     },
+    "as_written_config": "takes nothing",
     "begin": "takes what Settings, load_data and Report refuse",
     "Posterior": "is a named tuple, of which functions check both parts",
     "GaussianLikelihood": "is a named tuple, of which functions check sigma",
@@ -350,6 +351,10 @@ CASES = {
     "fit_conv_latents": [
         ("x must be finite, got 1 entries", lambda: h.fit_conv_latents(small_data(train_x=poisoned(images(20))), settings())),
         (r"train_y must be (in \[0, 1\]|digits)", lambda: h.fit_conv_latents(small_data(train_y=digits(20) - 1), settings())),
+    ],
+    "draw_start": [
+        ("n must be a whole number of at least 1, got 0", lambda: h.draw_start(0, settings())),
+        ("latent_size must be .* got 1.5", lambda: h.draw_start(2, settings(), 1.5)),
     ],
     "fit_as_written": [
         ("train_x must be finite, got 1 entries", lambda: h.fit_as_written(small_data(train_x=poisoned(images(20))), settings())),

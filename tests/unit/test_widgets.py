@@ -2,10 +2,12 @@
 
 import io
 import math
+from datetime import UTC, datetime
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from hypothesis import given
@@ -89,9 +91,41 @@ def test_a_drawing_is_answered_after_each_stroke_and_cleared():
     assert pad.screen.caption.value == "2 drawn"
     torch.testing.assert_close(drawings[0], h.rasterize([[(0, 0), (0, 1)]]))
     torch.testing.assert_close(drawings[1], h.rasterize([[(100, 40), (100, 240)], [(200, 40), (200, 240)]]))
-    pad.children[0].children[1].click()
+    pad.children[0].children[1].children[0].click()
     assert pad.strokes == []
-    assert pad.screen.caption.value == "draw a digit"
+    assert pad.screen.caption.value == "draw a digit, or choose a picture of one"
+
+
+def choose(pad, content):
+    """What a browser sends when a file is chosen."""
+    about = {"name": "digit.png", "type": "image/png", "size": len(content), "last_modified": datetime.now(UTC)}
+    pad.upload.value = (about | {"content": memoryview(content)},)
+
+
+@pytest.mark.cases
+def test_e7_a_picture_file_is_answered_as_a_drawing_is():
+    seen, pad = [], None
+
+    def answer(x):
+        seen.append(x)
+        return x, f"{len(seen)} read"
+
+    pad, file = h.DrawingPad(answer), io.BytesIO()
+    paper = np.full((90, 60), 230, np.uint8)
+    paper[20:70, 28:34] = 20  # a one, dark on white
+    PIL.Image.fromarray(paper).save(file, "PNG")
+    pad.press(100, 40)
+    pad.move(100, 240)
+    pad.lift()
+    for count in (2, 3):  # the same file may be chosen again
+        choose(pad, file.getvalue())
+        assert pad.screen.caption.value == f"{count} read"
+        torch.testing.assert_close(seen[-1], h.prepare_digit(paper))
+    assert pad.strokes == []  # the drawing has made room
+    choose(pad, b"<no picture>")
+    assert "image must be a picture" in pad.screen.caption.value
+    assert "<no picture>" not in pad.screen.caption.value
+    assert len(seen) == 3
 
 
 points = st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), min_size=1, max_size=8)
