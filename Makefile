@@ -1,3 +1,4 @@
+# The commands are those of `python -m study`, which does the same without make.
 # QUICK=1, SEED=n, DATA=digits, MNIST_ROOT=folder and JOBS=n may be put before any of these.
 .PHONY: run quick test test-code test-notebooks report lab bench groups published mutate refresh lint hooks clean
 PYTHON ?= python3
@@ -28,25 +29,22 @@ run: .venv/installed     ## execute every notebook and write the report; no comm
 	exec $(BIN)/python -m study run --jobs $(JOBS) $(NOTEBOOKS)
 
 quick: .venv/installed   ## a minute: lint, and the unit tests, which start no process, kernel or browser
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
-	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/unit
+	exec $(BIN)/python -m study quick --jobs $(JOBS)
 
-test: test-code test-notebooks ## ten minutes with trained models: all tests, and every notebook re-executed with nbval
+test: .venv/installed    ## ten minutes with trained models: all tests, and every notebook re-executed with nbval
+	exec $(BIN)/python -m study test --jobs $(JOBS) $(NOTEBOOKS)
 
-# the files that take long come first
-test-code: quick
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/system tests/stored
+test-code: .venv/installed
+	exec $(BIN)/python -m study test-code --jobs $(JOBS)
 
 test-notebooks: .venv/installed
-	OUTPUT=report/test $(BIN)/pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=36000 -v --tb=short $(NOTEBOOKS)
+	exec $(BIN)/python -m study test-notebooks --jobs $(JOBS) $(NOTEBOOKS)
 
 report: .venv/installed  ## write report/ from the stored notebooks; nothing is executed
 	exec $(BIN)/python -m study report $(NOTEBOOKS)
 
 lab: .venv/installed     ## explore in JupyterLab, on copies in play/ that are yours
-	mkdir -p play/solutions
-	cd notebooks && for notebook in *.ipynb solutions/*.ipynb; do [ -e ../play/$$notebook ] || cp $$notebook ../play/$$notebook; done
-	$(BIN)/jupyter lab --notebook-dir=play
+	exec $(BIN)/python -m study lab
 
 bench: .venv/installed   ## hours: arithmetic, speed beside what one would pick instead, how cost grows
 	$(BIN)/pip install --quiet --constraint requirements.txt --requirement benchmarks/requirements.txt
@@ -80,6 +78,11 @@ clean:                   ## remove trained models and reports
 .venv/installed: requirements.txt constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@echo 'Installing into .venv: a few minutes, once'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.txt --constraint constraints.txt
+	@if command -v uv > /dev/null; then \
+		uv venv --quiet --allow-existing --seed --python $(PYTHON) .venv && \
+		uv pip install --quiet --python .venv --requirement requirements.txt --constraint constraints.txt; \
+	else \
+		$(PYTHON) -m venv .venv && \
+		$(BIN)/pip install --quiet --requirement requirements.txt --constraint constraints.txt; \
+	fi
 	touch $@

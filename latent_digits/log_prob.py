@@ -31,7 +31,12 @@ class Likelihood(Protocol):
 
 
 class LogProb(NamedTuple):
-    """log p(x) of each image as importance weights give it: float64 (batch,) on the CPU."""
+    """log p(x) of each image as importance weights give it: float64 (batch,) on the CPU.
+
+    std_error is what the draws know of their own spread. It covers the truth where q is as wide as
+    the posterior or wider. Where q is too narrow the draws miss a part of the posterior, at any
+    number: the error is then larger, and a small ess is the only sign, if any.
+    """
 
     log_prob: Tensor  # nats
     ess: Tensor  # effective sample size of the weights, from 1 to their number
@@ -51,10 +56,11 @@ def importance_log_prob(
 
     q(z|x) = N(mu, diag exp logvar); decode: (S, d) -> (S, *event), the mean of
     p(x|z) = N(decode(z), sigma^2 I); p(z) = N(0, I). Burda et al. 2016, equation 8: on average a
-    lower bound, with M = 1 the elbo, that rises to log p(x) with M. At most 2,000 draws are decoded
-    at a time. `generator` must be on the device of x. Raises ValueError for numbers that make no
-    sense and an x or q that is not finite, and FloatingPointError for images with a weight that is
-    nan or infinite, or with none above zero.
+    lower bound, with M = 1 the elbo, that rises to log p(x) with M. Its standard error says too
+    little where q is too narrow, see LogProb. At most 2,000 draws are decoded at a time.
+    `generator` must be on the device of x. Raises ValueError for numbers that make no sense and an
+    x or q that is not finite, and FloatingPointError for images with a weight that is nan or
+    infinite, or with none above zero.
     """
     require_positive(sigma=sigma)
     likelihood = GaussianLikelihood(decode, sigma)

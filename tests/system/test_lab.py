@@ -5,7 +5,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 from around import plain_environment, wait_until
 from study.settings import PROJECT
@@ -14,18 +13,11 @@ from study.settings import PROJECT
 def test_jupyterlab_keeps_its_token(tmp_path):
     """Started as `make lab` starts it: who has no token gets nothing, and only this machine can ask."""
     plain = plain_environment()
-    told = subprocess.run(
-        ["make", "--no-print-directory", "-n", "lab", f"BIN={Path(sys.executable).parent}"],
-        cwd=PROJECT, env=plain, capture_output=True, text=True, encoding="utf-8", check=True,
-    )  # fmt: skip
-    command = told.stdout.splitlines()[-1].split()
-    assert command[1] == "lab"
-    (tmp_path / "play").mkdir()
     folders = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("RUNTIME", "CONFIG", "DATA")}
     log = (tmp_path / "log").open("w", encoding="utf-8")
     server = subprocess.Popen(
-        [*command, "--no-browser", "--allow-root", "--port=0"],
-        cwd=tmp_path, env=plain | folders, stdout=log, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "study", "lab", "--no-browser", "--allow-root", "--port=0"],
+        cwd=PROJECT, env=plain | folders, stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
         log_of = (tmp_path / "log").read_bytes
