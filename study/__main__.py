@@ -49,6 +49,6 @@ if arguments.command in ("run", "report", "refresh"):
 
     main(arguments.command, paths, arguments.jobs)
 else:
-    from study.commands import main
+    from study.commands import carry_out
 
-    sys.exit(main(arguments.command, arguments.jobs, paths, options))
+    sys.exit(carry_out(arguments.command, arguments.jobs, paths, options))

@@ -54,7 +54,7 @@ def lab(options: Sequence[str]) -> list[Command]:
     return [tool("jupyter", "lab", f"--notebook-dir={play}", *options)]
 
 
-def run(commands: Sequence[Command]) -> int:
+def run_in_turn(commands: Sequence[Command]) -> int:
     """Run commands in the project's folder up to the first that fails; its exit status, or 0."""
     for command in commands:
         process = subprocess.Popen(command, cwd=PROJECT)
@@ -78,14 +78,14 @@ def wait(process: subprocess.Popen) -> int:
             continue
 
 
-def main(command: str, jobs: int, notebooks: Sequence[Path], options: Sequence[str]) -> int:
+def carry_out(command: str, jobs: int, notebooks: Sequence[Path], options: Sequence[str]) -> int:
     """The exit status of "quick", "test", "test-code", "test-notebooks" or "lab"."""
     if command == "lab":
-        return run(lab(options))
+        return run_in_turn(lab(options))
     if command == "quick":
-        return run(quick(jobs))
-    status = 0 if command == "test-notebooks" else run(test_code(jobs))
+        return run_in_turn(quick(jobs))
+    status = 0 if command == "test-notebooks" else run_in_turn(test_code(jobs))
     if status or command == "test-code":
         return status
     os.environ["OUTPUT"] = str(PROJECT / "report" / "test")
-    return run(test_notebooks(jobs, notebooks))
+    return run_in_turn(test_notebooks(jobs, notebooks))

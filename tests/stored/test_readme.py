@@ -210,7 +210,8 @@ FOREIGN = {"operator torchvision::nms does not exist", "Running as root is not r
 
 def test_explained_messages_are_those_of_the_code():
     explained = set(re.findall(r'^- \*\*"(.+)"\.\*\*', README.split("\n## Troubleshooting\n")[1], flags=re.M))
-    paths = [PROJECT / "Makefile", PROJECT / "latent_digits" / "mnist.py", *PROJECT.glob("study/*.py")]
+    paths = [PROJECT / "Makefile", PROJECT / "latent_digits" / "mnist.py"]
+    paths += [*PROJECT.glob("study/*.py"), *PROJECT.glob("notebooks/*.ipynb")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in paths)
     assert explained > FOREIGN
     for message in explained - FOREIGN:

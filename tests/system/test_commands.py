@@ -37,9 +37,9 @@ def test_f6_what_fails_ends_the_rest_with_its_status(tmp_path):
     fail, touch = (
         [sys.executable, "-c", code] for code in ("raise SystemExit(5)", f"open({str(there)!r}, 'w', encoding='utf-8')")
     )
-    assert commands.run([fail, touch]) == 5
+    assert commands.run_in_turn([fail, touch]) == 5
     assert not there.exists()
-    assert commands.run([touch]) == 0
+    assert commands.run_in_turn([touch]) == 0
     assert there.exists()
     killed = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]
-    assert commands.run([killed]) == 128 + signal.SIGTERM
+    assert commands.run_in_turn([killed]) == 128 + signal.SIGTERM

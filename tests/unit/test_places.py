@@ -67,9 +67,9 @@ def test_f6_make_calls_what_a_place_without_make_has():
 def test_f6_the_tests_are_those_of_make(monkeypatch):
     monkeypatch.setenv("OUTPUT", "elsewhere")
     ran = []
-    monkeypatch.setattr(commands, "run", lambda many: ran.extend(many) or 0)
+    monkeypatch.setattr(commands, "run_in_turn", lambda many: ran.extend(many) or 0)
     notebooks = arguments.find_notebooks(["notebooks/02*"])
-    assert commands.main("test", 3, notebooks, ()) == 0
+    assert commands.carry_out("test", 3, notebooks, ()) == 0
     assert [Path(command[0]).stem for command in ran] == ["ruff", "ruff", "lint-imports", *["pytest"] * 3]
     assert [command[-1] for command in ran[3:]] == ["tests/unit", "tests/stored", str(notebooks[0])]
     assert all(command[2] == "3" for command in ran[3:])
