@@ -168,9 +168,8 @@ FROM_ELSEWHERE = {
     "01_supervised_cnn": {
         **dict.fromkeys(["98.43", "99.22", "99.19", "97"], "reported by others"),
     },
-    "02_amortized_vae": {},
+    "02_amortized_vae": {"0.0005": "the learning rate of fit_mlp_vae"},
     "03_latent_optimization": {
-        "0.0024": "the learning rate of VAEConfig",
         **dict.fromkeys(["0.004", "0.15"], "learning rate and weight decay of LatentConfig"),
     },
     "04_sampling": {},

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import nbformat
@@ -22,11 +23,17 @@ def finding(path):
     return "import sys\nfrom pathlib import Path\n" + head[head.index("folders = ") :]
 
 
-def found_from(folder, monkeypatch, path=NOTEBOOKS[0]):
-    monkeypatch.chdir(folder)
-    names = {}
-    exec(finding(path), names)
-    return names["home"]
+@pytest.fixture
+def found_from(tmp_path_factory, monkeypatch):
+    """Where the lines of a notebook find our code, in a kernel of this folder."""
+    script = tmp_path_factory.mktemp("cell") / "cell.py"
+    script.write_text(finding(NOTEBOOKS[0]), encoding="utf-8")
+
+    def find(folder):
+        monkeypatch.chdir(folder)
+        return runpy.run_path(str(script))["home"]
+
+    return find
 
 
 @pytest.fixture
@@ -46,15 +53,15 @@ def test_f2_all_notebooks_find_our_code_by_the_same_lines():
 
 
 @pytest.mark.parametrize("place", [".", "notebooks", "play", "notebooks/solutions", "play/solutions", ".."])
-def test_f2_the_right_helpers_are_found_wherever_a_notebook_is_opened(copy, monkeypatch, place):
+def test_f2_the_right_helpers_are_found_wherever_a_notebook_is_opened(copy, found_from, place):
     """At the repository's root, in its folders, and beside it, where Colab clones it."""
-    assert found_from(copy / place, monkeypatch).resolve() == copy.resolve()
+    assert found_from(copy / place).resolve() == copy.resolve()
 
 
-def test_f2_a_notebook_alone_says_what_to_do(tmp_path, monkeypatch):
+def test_f2_a_notebook_alone_says_what_to_do(tmp_path, found_from):
     (tmp_path / "helpers.py").write_text("", encoding="utf-8")  # another course's
     with pytest.raises(ModuleNotFoundError, match="needs its repository: clone it into this folder"):
-        found_from(tmp_path, monkeypatch)
+        found_from(tmp_path)
 
 
 def test_f6_make_calls_what_a_place_without_make_has():
