@@ -155,6 +155,7 @@ with install_import_hook(
         class_probabilities as class_probabilities,
         class_consistency as class_consistency,
         class_share as class_share,
+        sharpness as sharpness,
         active_dimensions as active_dimensions,
         frechet_distance as frechet_distance,
         precision_recall as precision_recall,

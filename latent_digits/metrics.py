@@ -4,6 +4,7 @@ from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -61,6 +62,12 @@ def class_share(probabilities: Float[Tensor, "n 10"]) -> Float[Tensor, "10"]:
             f"{sums.min():.3g} and entries down to {probabilities.min():.3g}"
         )
     return torch.bincount(probabilities.argmax(1).cpu(), minlength=10).double() / len(probabilities)
+
+
+def sharpness(x: Float[Tensor, "batch 1 h w"]) -> float:
+    """Mean squared Laplacian of the pixels: what blur takes away."""
+    kernel = x.new_tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])
+    return F.conv2d(x, kernel[None, None]).square().mean().item()
 
 
 def active_dimensions(mu: Float[Tensor, "n d"], threshold: Real = 0.01) -> Tensor:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 from torch import nn
 
@@ -68,9 +69,10 @@ def load_data(
 def begin(notebook: str) -> tuple[Settings, Data, Report]:
     """What a notebook starts with: settings from the environment, data, and its report.
 
-    From here on its figures have the style of latent_digits.mplstyle.
+    From here on its figures have the style of latent_digits.mplstyle, and no table is cut short.
     """
     settings = Settings.from_environment()
+    pd.set_option("display.max_rows", 100, "display.max_colwidth", None, "display.width", 120)
     plt.style.use(STYLE)
     wanted = {"per_class": settings.per_class, "test_size": settings.test_size}
     data = load_data(settings.source, seed=settings.seed, **wanted).to(settings.device)

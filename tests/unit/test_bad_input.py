@@ -352,6 +352,7 @@ CASES = {
         ("x must be finite, got 1 entries", lambda: h.fit_conv_latents(small_data(train_x=poisoned(images(20))), settings())),
         (r"train_y must be (in \[0, 1\]|digits)", lambda: h.fit_conv_latents(small_data(train_y=digits(20) - 1), settings())),
     ],
+    "sharpness": [("parameter 'x'", lambda: h.sharpness(images()[0]))],
     "draw_start": [
         ("n must be a whole number of at least 1, got 0", lambda: h.draw_start(0, settings())),
         ("latent_size must be .* got 1.5", lambda: h.draw_start(2, settings(), 1.5)),

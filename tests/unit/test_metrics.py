@@ -147,6 +147,17 @@ def test_image_quality():
     assert shifted["Fréchet distance"] == pytest.approx(40, rel=1e-6)
 
 
+def test_sharpness_is_that_of_a_pixel_of_a_step_and_of_nothing():
+    pixel = torch.zeros(1, 1, 5, 5)
+    pixel[..., 2, 2] = 1  # seen by itself with -4, by its four neighbours with 1
+    assert h.sharpness(pixel) == pytest.approx((16 + 4) / 9)
+    ramp = torch.arange(25.0).view(1, 1, 5, 5) / 25
+    assert h.sharpness(ramp) == pytest.approx(0, abs=1e-10)  # a slope is no edge
+    images = torch.rand(3, 1, 28, 28, generator=h.make_generator(0))
+    blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1)
+    assert h.sharpness(blurred) < 0.2 * h.sharpness(images)
+
+
 def test_active_dimensions():
     generator = h.make_generator(0)
     mu = torch.randn(5000, 3, generator=generator) * torch.tensor([1.0, 0.05, 0.2]) + torch.tensor([0.0, 7.0, 0.0])
