@@ -164,7 +164,7 @@ def draw_em() -> plt.Figure:
         for point, share in zip(EM_POINTS, 360 * shown, strict=True):
             ax.add_patch(Wedge(point, 0.14, 0, share, fc="0.5" if ax is axes[0] else "C0"))
             ax.add_patch(Wedge(point, 0.14, share, 360, fc="C2"))
-        ax.set_title(f"{title}\nlog-likelihood {value:.1f}".replace(" -", " −"))
+        ax.set_title(f"{title}\nlog-likelihood {value:.1f} nats".replace(" -", " −"))
         ax.set(xlabel="$x_1$", xlim=(-1.2, 5.6), ylim=(-0.7, 5), aspect="equal")
     for start, end in zip(EM_START[1], after[1], strict=True):
         _route(axes[2], [start, end - 0.25 * (end - start) / np.linalg.norm(end - start)], INK)

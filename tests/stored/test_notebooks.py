@@ -175,7 +175,6 @@ FROM_ELSEWHERE = {
     "04_sampling": {},
     "05_log_probability": {
         **dict.fromkeys(["0.58", "1.69"], "runs with seeds 1 and 2, in bfloat16"),
-        "392": "784 / 2",
         **dict.fromkeys(["826.3", "991.4"], "reported by Wu et al. 2017, table 2"),
     },
     "06_gaussian_mixture": dict.fromkeys(
