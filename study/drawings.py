@@ -28,8 +28,8 @@ def draw_vae() -> plt.Figure:
     figure, ax = _canvas(4.4)
     x = _picture(ax, 0.7, 3.0, "image $x$")
     encoder = _box(ax, (2.35, 3.0), "encoder", NETWORK, 1.2, (1.0, 0.64))
-    q = _box(ax, (4.25, 3.0), "$q(z\\,|\\,x)$\n$\\mu(x),\\ \\sigma(x)$", CODE)
-    z = _box(ax, (6.2, 3.0), "sample\n$z = \\mu + \\sigma\\,\\epsilon$", CODE)
+    q = _box(ax, (4.25, 3.0), "$q(z\\,|\\,x)$\n$\\mu(x),\\ \\sigma_z(x)$", CODE)
+    z = _box(ax, (6.2, 3.0), "sample\n$z = \\mu + \\sigma_z\\,\\epsilon$", CODE)
     decoder = _box(ax, (8.1, 3.0), "decoder", NETWORK, 1.2, (0.64, 1.0))
     x_hat = _picture(ax, 9.6, 3.0, "mean image $\\hat{x}$", blur=3)
     kl = "$\\mathrm{KL}(q(z\\,|\\,x)\\;\\Vert\\;p(z))$\ncompares $q$ with the prior"
