@@ -61,3 +61,9 @@ def test_modules_and_functions_are_short_and_take_few_arguments():
         assert len(arguments) <= 6 or node.name in MANY_ARGUMENTS, (path, node.name)
         words = node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0
         assert node.end_lineno - node.lineno + 1 - words <= 41, (path, node.name)
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Else pytest cannot collect them together, as `pytest -m cases` does."""
+    names = [path.name for path in PROJECT.glob("tests/**/test_*.py")]
+    assert sorted(names) == sorted(set(names))
