@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from scipy import ndimage
 from torch import Tensor
 
@@ -31,7 +31,7 @@ def prepare_digit(
     reverse, anywhere, of any size; it may touch an edge, but the background must be along most of
     them. Raises ValueError for what is no picture, or has nothing on its background.
     """
-    ink = find_ink(read_pixels(image)).astype(np.float32)
+    ink = find_ink(zoom(read_pixels(image))).astype(np.float32)
     digit = crop(ink, 0.03)
     if max(digit.shape) != BOX:  # what is not yet in MNIST's format has blurred edges
         digit = crop(ink, 0.2)
@@ -63,17 +63,11 @@ def place_by_mass(ink: Float[Tensor, "h w"]) -> Float[Tensor, "1 1 28 28"]:
 
 
 def read_pixels(image: str | Path | bytes | np.ndarray | Tensor | Image.Image) -> np.ndarray:
-    """A picture as (h, w, channels) in [0, 1], not much larger than it has to be."""
+    """A picture as (h, w, channels) in [0, 1]."""
     if isinstance(image, str | Path | bytes):
-        source = io.BytesIO(image) if isinstance(image, bytes) else Path(image).expanduser()
-        try:
-            with Image.open(source) as file:
-                upright = ImageOps.exif_transpose(file)  # as the phone was held
-                deep = upright.mode in ("1", "L", "RGB", "RGBA") or upright.mode[:1] in "IF"
-                image = np.array(upright if deep else upright.convert("RGBA"))
-        except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-            named = "bytes" if isinstance(image, bytes) else source
-            raise ValueError(f"image must be a picture, got {named} ({error})") from error
+        image = read_file(image)
+    elif isinstance(image, Image.Image):
+        image = upright(image)
     pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     found = pixels.shape
     if pixels.ndim == 4 and len(pixels) == 1:
@@ -86,24 +80,59 @@ def read_pixels(image: str | Path | bytes | np.ndarray | Tensor | Image.Image) -
         raise ValueError(f"image must be (h, w) or (h, w, channels), got shape {found}")
     if pixels.dtype.kind not in "buif" or not np.isfinite(pixels).all():
         raise ValueError(f"image must be finite numbers, got {pixels.dtype} with others")
-    return without_alpha(shrink(to_unit(pixels)))
+    return without_alpha(to_unit(pixels))
+
+
+def read_file(image: str | Path | bytes) -> np.ndarray:
+    """The pixels of a picture file, or of its bytes."""
+    source = io.BytesIO(image) if isinstance(image, bytes) else Path(image).expanduser()
+    try:
+        with Image.open(source) as file:
+            return upright(file)
+    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
+        if getattr(error, "errno", None) is not None:  # of the file system, not of the picture
+            raise
+        named = "bytes" if isinstance(image, bytes) else source
+        raise ValueError(f"image must be a picture, got {named} ({error})") from error
+
+
+def upright(image: Image.Image) -> np.ndarray:
+    """The pixels of a picture as the phone was held, in colours of a screen."""
+    image = ImageOps.exif_transpose(image)
+    shown = image.mode in ("1", "L", "RGB", "RGBA") or image.mode[:1] in "IF"
+    return np.array(image if shown else image.convert("RGBA"))
 
 
 def to_unit(pixels: np.ndarray) -> np.ndarray:
     """Pixels from 0 to 1, by the range of their type, or of what they hold."""
     low, high = float(pixels.min()), float(pixels.max())
+    if pixels.dtype.kind == "f" and low >= -0.2 and high <= 1.2:  # what interpolation leaves
+        return pixels.astype(np.float32).clip(0, 1)
     if low < 0:
         raise ValueError(f"image must have no negative pixels, got {low:.3g}")
-    if pixels.dtype.kind in "bf" and high <= 1 + 1e-6:
-        largest = 1
-    else:
-        largest = next((bound for bound in (255, 65535) if high <= bound), high)
+    largest = next((bound for bound in (1, 255, 65535) if high <= bound), high)  # 1: a mask
     return pixels.astype(np.float32) / largest
+
+
+def zoom(pixels: np.ndarray) -> np.ndarray:
+    """Of a large picture the digit, and background around it; not much larger than LARGEST."""
+    step, coarse = step_of(pixels), find_ink(shrink(pixels))
+    places = [np.flatnonzero((coarse > 0.02).any(axis)) for axis in (1, 0)]
+    around = max(place[-1] + 1 - place[0] for place in places) // 2 + 2
+    rows, columns = (
+        slice(max(0, p[0] - around) * step, (p[-1] + 1 + around) * step) for p in places
+    )
+    return shrink(pixels[rows, columns] if step > 1 else pixels)
+
+
+def step_of(pixels: np.ndarray) -> int:
+    """The side of the blocks that `shrink` takes the mean of."""
+    return max(1, min(max(pixels.shape[:2]) // LARGEST, min(pixels.shape[:2]) // 2))
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
     """The mean of blocks of pixels, so that no side is much longer than LARGEST."""
-    step = max(1, max(pixels.shape[:2]) // LARGEST)
+    step = step_of(pixels)
     height, width = (side // step * step for side in pixels.shape[:2])
     blocks = pixels[:height, :width].reshape(height // step, step, width // step, step, -1)
     return blocks.mean((1, 3))

@@ -72,7 +72,7 @@ class FittedPrior:
         require_whole(n=n)
         mixture = copy.copy(self.mixture)
         if components is not None:
-            chosen, count = list(components), len(mixture.weights_)
+            chosen, count = [int(k) for k in components], len(mixture.weights_)
             if not chosen or not set(chosen) <= set(range(count)):
                 raise ValueError(
                     f"components must be one or more from 0 to {count - 1}, got {chosen}"

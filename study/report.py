@@ -22,7 +22,7 @@ from IPython import get_ipython
 from IPython.display import Image, Markdown, display
 from torch import Tensor
 
-from latent_digits.checks import require_between, require_choice, require_whole
+from latent_digits.checks import require_between, require_choice, require_unit, require_whole
 from latent_digits.data import Data
 from latent_digits.figures import tile
 from study.files import atomic_write, file_lock
@@ -136,15 +136,16 @@ class Report:
         shell = get_ipython()
         # the count of this cell, which is the last in the history (execution_count may be ahead)
         cell = len(shell.user_ns["In"]) - 1 if shell else None
-        self.figures[str(name)] = Picture(buffer.getvalue(), cell, alt, headline)
+        self.figures[str(name)] = Picture(buffer.getvalue(), cell, alt, bool(headline))
 
     def explorer(self, kind: str, images: Tensor, **facts) -> None:
         """Keep images (n, 1, h, w) that the report's first page shows without a kernel.
 
         kind: of study/explorers.js, which also says what `facts` it needs. Saved as
-        explore_<kind>.json. Raises ValueError for an unknown kind.
+        explore_<kind>.json. Raises ValueError for an unknown kind and for pixels beyond [0, 1].
         """
         require_choice(EXPLORERS, kind=kind)
+        require_unit(images=images)
         columns = min(len(images), 64)
         height, width = images.shape[-2:]
         sheet = tile(images, columns, gap=0)
@@ -172,12 +173,11 @@ class Report:
             taken = {figure["file"] for entry in others for figure in entry.get("figures", ())}
             part["figures"] = self.write_figures(taken)
             for kind, content in self.explorers.items():
-                atomic_write(output / f"explore_{kind}.json", json.dumps(content).encode())
+                atomic_write(output / f"explore_{kind}.json", to_json(content))
             everything[self.notebook] = part
-            text = json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True)
-            atomic_write(path, text.encode() + b"\n")
+            atomic_write(path, to_json(everything, indent=1, sort_keys=True) + b"\n")
         if self.settings.part:
-            atomic_write(self.settings.part, json.dumps(part).encode())
+            atomic_write(self.settings.part, to_json(part))
         rows = {
             row["result"]: {"value": show_value(row), "unit": row["unit"]} for row in self.results
         }
@@ -228,6 +228,15 @@ def keep_row(rows: list[dict], key: str, row: dict) -> None:
     rows[slice(places[0], places[0] + 1) if places else slice(len(rows), None)] = [row]
 
 
+def to_json(value: object, **form) -> bytes:
+    """As JSON in UTF-8: numbers and arrays of numpy and torch are lists of Python's own numbers.
+
+    A letter that UTF-8 has not, such as half of a pair, becomes a question mark.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=lambda other: other.tolist(), **form)
+    return text.encode("utf-8", "replace")
+
+
 def as_number(**given: object) -> float:
     """A number as Python's own. Raises ValueError for what is none."""
     ((name, value),) = given.items()
@@ -262,8 +271,7 @@ def forget(notebook: str, settings: Settings) -> None:
     with file_lock(path, settings.cache or settings.output):
         everything = read_results(path)
         if everything.pop(notebook, None):
-            text = json.dumps(everything, indent=1, ensure_ascii=False, sort_keys=True)
-            atomic_write(path, text.encode() + b"\n")
+            atomic_write(path, to_json(everything, indent=1, sort_keys=True) + b"\n")
 
 
 def show_value(result: Mapping) -> str:

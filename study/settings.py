@@ -113,13 +113,13 @@ def require_folder(**setting: Path) -> None:
 
 
 def path_of(**setting: str | Path) -> Path:
-    """The path that a setting names, from the project's folder; ~ is the user's own folder.
+    """The path that a setting names, from the project's folder; ~ and $HOME are the user's own.
 
     Raises ValueError for a user that is not known.
     """
     ((name, value),) = setting.items()
     try:
-        return PROJECT / Path(value).expanduser()
+        return PROJECT / Path(os.path.expandvars(value)).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{name} must be a path, got {str(value)!r} ({error})") from error
 

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -174,3 +175,52 @@ def test_e3_files_that_are_no_pictures_are_refused_by_name(tmp_path):
         h.prepare_digit(path)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
         h.prepare_digit(tmp_path / "nowhere.png")
+
+
+def enlarge(seven, side):
+    return F.interpolate(torch.as_tensor(seven).float().view(1, 1, *seven.shape) / 255, side, mode="bicubic")[0, 0]
+
+
+def sheet(seven, height, width, top, left, side, ink=30, paper=235):
+    """A digit of so many pixels, dark on a sheet, as a picture."""
+    digit = enlarge(seven, side).clamp(0, 1).numpy()
+    pixels = np.full((height, width), paper, np.uint8)
+    pixels[top : top + side, left : left + side] = (paper + (ink - paper) * digit).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_e8_a_small_digit_on_a_large_sheet_is_read_as_on_a_small_one(seven):
+    small = h.prepare_digit(sheet(seven, 240, 240, 60, 50, 100))
+    large = h.prepare_digit(sheet(seven, 3000, 4000, 1500, 2500, 100))
+    assert (small - large).abs().mean() < 0.005
+
+
+def test_e8_an_open_picture_is_read_as_its_file_is(seven, tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the phone was held upright
+    path = tmp_path / "photo.jpg"
+    sheet(seven, 200, 300, 40, 90, 100).save(path, exif=turned, quality=95)
+    torch.testing.assert_close(h.prepare_digit(Image.open(path)), h.prepare_digit(path))
+    grey = sheet(seven, 200, 300, 40, 90, 100)
+    inks = grey.convert("RGB").convert("CMYK")
+    assert (h.prepare_digit(inks) - h.prepare_digit(grey)).abs().mean() < 0.01
+
+
+def test_e8_masks_and_what_interpolation_leaves_beyond_one_are_taken(seven):
+    mask = seven > 127
+    torch.testing.assert_close(h.prepare_digit(mask.astype(np.uint8)), h.prepare_digit(mask.astype(np.float32)))
+    enlarged = enlarge(seven, 100)
+    assert enlarged.max() > 1
+    assert enlarged.min() < 0
+    torch.testing.assert_close(h.prepare_digit(enlarged), h.prepare_digit(enlarged.clamp(0, 1)))
+
+
+def test_e8_a_file_that_breaks_off_is_refused_by_name(seven, tmp_path):
+    path = tmp_path / "photo.jpg"
+    sheet(seven, 200, 300, 40, 90, 100).save(path)
+    whole = path.read_bytes()
+    for broken in (whole[: len(whole) // 2], whole[:30]):
+        with pytest.raises(ValueError, match="image must be a picture, got bytes"):
+            h.prepare_digit(broken)
+    with pytest.raises(FileNotFoundError):
+        h.prepare_digit(tmp_path / "absent.png")

@@ -132,6 +132,28 @@ def test_a_figure_is_shown_once_with_its_words(report, monkeypatch):
     ]
 
 
+@pytest.mark.cases
+def test_d6_numbers_of_numpy_and_torch_and_broken_letters_are_kept(report):
+    figure, _ = plt.subplots()
+    report.figure(figure, "one", headline=np.bool_(True))
+    facts = {"a": np.float32(1), "b": np.arange(2), "c": torch.arange(2), "d": [np.int64(3)]}
+    report.explorer("map", torch.zeros(2, 1, 2, 2), **facts)
+    report.check("half a pair \ud800", True, "\ud800", always=True)
+    report.finish()
+    folder = report.settings.output
+    stored = json.loads((folder / "explore_map.json").read_text(encoding="utf-8"))
+    assert {name: stored[name] for name in facts} == {"a": 1, "b": [0, 1], "c": [0, 1], "d": [3]}
+    kept = json.loads((folder / "results.json").read_text(encoding="utf-8"))[report.notebook]
+    assert kept["figures"][0]["headline"] is True
+    assert kept["checks"][0]["claim"] == "half a pair ?"
+
+
+@pytest.mark.cases
+def test_d6_pixels_that_no_picture_can_hold_are_refused(report):
+    with pytest.raises(ValueError, match=r"images must be in \[0, 1\], got values from 0 to 255"):
+        report.explorer("map", torch.tensor([0.0, 255.0]).view(2, 1, 1, 1))
+
+
 def test_an_explorer_keeps_its_images_row_by_row(report):
     images = torch.arange(70.0)[:, None, None, None].expand(-1, 1, 2, 3) / 100
     report.explorer("walk", images, steps=7)
