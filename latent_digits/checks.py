@@ -9,7 +9,11 @@ from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
 
 import jaxtyping
+import numpy as np
+import torch
 from torch import Tensor
+
+REAL = (int, float, np.integer, np.floating)  # a Fraction is real, too, and no tensor takes it
 
 
 @contextlib.contextmanager
@@ -49,17 +53,24 @@ def require_whole(least: int = 1, **numbers: object) -> None:
             raise ValueError(f"{name} must be a whole number of at least {least}, got {number!r}")
 
 
+def require_seed(seed: object) -> None:
+    """Raise ValueError for what torch's generators do not take as a seed."""
+    require_whole(0, seed=seed)
+    if seed >= 2**64:
+        raise ValueError(f"seed must be a whole number below 2**64, got {seed}")
+
+
 def require_positive(**numbers: object) -> None:
     """Raise ValueError for an argument that is no positive, finite number."""
     for name, number in numbers.items():
-        if not isinstance(number, Real) or not 0 < number < math.inf:
+        if not isinstance(number, REAL) or not 0 < number < math.inf:
             raise ValueError(f"{name} must be a positive, finite number, got {number!r}")
 
 
 def require_between(low: Real, high: Real = math.inf, **numbers: object) -> None:
     """Raise ValueError for an argument that is no finite number from `low` to `high`."""
     for name, number in numbers.items():
-        if not isinstance(number, Real) or not low <= number <= high or math.isinf(number):
+        if not isinstance(number, REAL) or not low <= number <= high or math.isinf(number):
             span = f" from {low} to {high}" if high < math.inf else f" of at least {low}"
             span = "" if low == -math.inf else span
             raise ValueError(f"{name} must be a finite number{span}, got {number!r}")
@@ -70,6 +81,18 @@ def require_choice(known: Iterable[str], **names: object) -> None:
     for name, word in names.items():
         if word not in known:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {word!r}")
+
+
+def require_device(**names: object) -> None:
+    """Raise ValueError for a device that is not there."""
+    for name, device in names.items():
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{name} must be one that is there, as cpu is, got {device!r} ({reason})"
+            ) from error
 
 
 def require_finite(**tensors: Tensor) -> None:

@@ -67,9 +67,14 @@ def balanced_subset(
     chosen = []
     for digit in range(10):
         members = (labels == digit).nonzero().squeeze(1)  # (members of the class,)
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
+        chosen.append(members[permutation(len(members), generator)[:per_class]])
     indices = torch.cat(chosen)
-    return indices[torch.randperm(len(indices), generator=generator)]
+    return indices[permutation(len(indices), generator)]
+
+
+def permutation(n: int, generator: torch.Generator) -> Int64[Tensor, " n"]:
+    """0 to n - 1 in random order, where the generator is."""
+    return torch.randperm(n, generator=generator, device=generator.device)
 
 
 def one_per_class(labels: Int64[Tensor, " n"]) -> Int64[Tensor, "10"]:
@@ -93,7 +98,7 @@ def read_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     large = F.interpolate(small, size=20, mode="bicubic", align_corners=False)
     images = F.pad(large, (4, 4, 4, 4)).clamp(0, 1)  # (1797, 1, 28, 28)
     labels = torch.from_numpy(labels).long()
-    everything = torch.arange(len(labels))
+    everything = torch.arange(len(labels), device="cpu")
     train, test = train_test_split(everything, test_size=1 / 3, stratify=labels, random_state=0)
     sources = []
     for digit in range(10):
@@ -115,8 +120,9 @@ def random_affine(
 
     degrees and scale (a fraction) are largest values; shift is the largest fraction of the image's
     side. Angles are those between pixels, in images that are not square, too. Raises ValueError for
-    values that are negative, or a scale or shift above 1.
+    no image, for values that are negative, and for a scale or shift above 1.
     """
+    require_whole(**{"len(x)": len(x)})
     require_between(0, degrees=degrees)
     require_between(0, 1, scale=scale, shift=shift)
 

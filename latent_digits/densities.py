@@ -82,6 +82,7 @@ def gaussian_log_density(
     For chains, which may stray to where a decoder overflows and turn back, and for the training
     loop, which looks at its loss.
     """
+    sigma = float(sigma)  # whose square as a small integer of numpy might overflow
     squared_error = (x - x_hat).square().flatten(1).sum(1)  # (batch, *event) -> (batch,)
     log_normalizer = math.log(sigma) + 0.5 * math.log(2 * math.pi)
     return -0.5 * squared_error / sigma**2 - math.prod(x.shape[1:]) * log_normalizer

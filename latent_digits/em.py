@@ -41,9 +41,9 @@ def multiply(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> Tensor | np.ndar
     return a * b if b.shape[-2] == 1 else a @ b
 
 
-def congruence(a: Tensor, b: Tensor) -> Tensor:
-    """b^T a b for a (..., b, b) and b as in `multiply`."""
-    return a * b * b.mT if b.shape[-2] == 1 else b.mT @ a @ b
+def identity_like(a: Tensor) -> Tensor:
+    """The unit matrix (b, b) for a (..., b)."""
+    return torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
 
 
 def gram(v: np.ndarray) -> Tensor:
@@ -57,58 +57,54 @@ def gram(v: np.ndarray) -> Tensor:
         return torch.from_numpy(v.swapaxes(-1, -2) @ v)
 
 
-class Whitening(NamedTuple):
-    """Coordinates u = (x - mean) forward, block by block, of points; x = u backward + mean."""
+class Coordinates(NamedTuple):
+    """u = (x - centre) / scale, column by column: units, and the distance from zero, do not matter.
 
-    mean: Tensor  # (g, 1, b)
-    forward: Tensor  # (g, b, b), or (g, 1, b) where each column is only scaled
-    backward: Tensor  # as forward
+    Columns are not mixed: where some code what is missing by -999999, a component may be narrow
+    along one of them, and no digits are left for that between axes.
+    """
+
+    centre: Tensor  # (g, 1, b)
+    scale: Tensor  # (g, 1, b), positive
 
     def apply(self, x: Tensor) -> Tensor:
         """x (g, n, b) -> u (g, n, b)."""
-        return multiply(x - self.mean, self.forward)
+        return (x - self.centre) / self.scale
+
+    def shrink(self, covariances: Tensor) -> Tensor:
+        """Covariances (..., g, b, b) of x as those of u."""
+        return covariances / self.scale / self.scale.mT
 
     def transform(self, mixture: Gaussians) -> Gaussians:
         """A mixture over x as the mixture over u."""
         means = self.apply(mixture.means.transpose(0, 1)).transpose(0, 1)
-        return Gaussians(mixture.weights, means, congruence(mixture.covariances, self.forward))
+        return Gaussians(mixture.weights, means, self.shrink(mixture.covariances))
 
     def invert(self, mixture: Gaussians) -> Gaussians:
         """A mixture over u as the mixture over x."""
-        means = (multiply(mixture.means.transpose(0, 1), self.backward) + self.mean).transpose(0, 1)
-        return Gaussians(mixture.weights, means, congruence(mixture.covariances, self.backward))
+        means = mixture.means * self.scale[:, 0] + self.centre[:, 0]
+        covariances = mixture.covariances * self.scale * self.scale.mT
+        return Gaussians(mixture.weights, means, covariances)
 
     def log_volume(self) -> Tensor:
         """log p(u) - log p(x), the same everywhere."""
-        if self.backward.shape[1] == 1:
-            return self.backward.abs().log().sum()
-        return torch.linalg.slogdet(self.backward).logabsdet.sum()
+        return self.scale.log().sum()
 
 
-def fit_whitening(mean: Tensor, covariance: Tensor) -> Whitening:
-    """What takes a distribution of mean (g, 1, b) and covariance (g, b, b) to mean 0, covariance I.
+def standardize(centre: Tensor, variances: Tensor) -> Coordinates:
+    """Coordinates around a centre (g, 1, b), with variances (g, 1, b) of 1.
 
-    Blocks too wide for quadratic features are only scaled, to variances of 1: what is computed from
-    u itself needs no more. Constant columns stay as they are.
+    Constant columns keep their unit.
     """
-    std = covariance.diagonal(dim1=1, dim2=2).sqrt()  # (g, b)
-    # first each column by itself: units may differ by any factor
-    scale = torch.where(std > 0, std, 1.0)
-    if not 1 < covariance.shape[1] <= MOST_COLUMNS:
-        return Whitening(mean, 1 / scale[:, None, :], scale[:, None, :])
-    correlation = covariance / (scale[:, :, None] * scale[:, None, :])
-    values, axes = torch.linalg.eigh(correlation)  # (g, b), (g, b, b)
-    # clamped where columns are constant or depend on others
-    roots = values.clamp(min=1e-14).sqrt()[:, None, :]
-    return Whitening(mean, axes / roots / scale[:, :, None], (axes * roots).mT * scale[:, None, :])
+    return Coordinates(centre, torch.where(variances > 0, variances.sqrt(), 1.0))
 
 
 @functools.cache
 def pairs_of(block: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows and columns (pairs,) of a block's upper triangle, and each entry's place (b, b)."""
-    i, j = torch.triu_indices(block, block)
-    place = torch.empty(block, block, dtype=torch.long)
-    place[i, j] = place[j, i] = torch.arange(len(i))
+    i, j = torch.triu_indices(block, block, device="cpu")
+    place = i.new_empty(block, block)
+    place[i, j] = place[j, i] = torch.arange(len(i), device="cpu")
     return i, j, place
 
 
@@ -151,8 +147,7 @@ def whitener(factors: Tensor) -> Tensor:
         upper = [factor.T for factor in factors.flatten(0, -3).numpy()]  # in the order of LAPACK
         inverses = np.stack([dtrtri(factor)[0].T for factor in upper])
         return torch.from_numpy(inverses).view_as(factors).mT
-    identity = torch.eye(factors.shape[-1], dtype=factors.dtype)
-    return torch.linalg.solve_triangular(factors, identity, upper=False).mT
+    return torch.linalg.solve_triangular(factors, identity_like(factors), upper=False).mT
 
 
 class JointDensity:

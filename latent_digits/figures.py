@@ -50,7 +50,7 @@ def tile(images: Float[Tensor, "n 1 h w"], columns: Integral, gap: Integral = GA
     require_whole(columns=columns)
     require_whole(0, gap=gap)
     images = F.pad(images.detach().cpu(), (0, gap, 0, gap), value=1.0)
-    blank = torch.ones(-len(images) % columns, *images.shape[1:])
+    blank = images.new_ones(-len(images) % columns, *images.shape[1:])
     grid = torch.cat([images, blank]).unflatten(0, (-1, columns))  # (rows, columns, 1, h, w)
     tiled = grid[:, :, 0].permute(0, 2, 1, 3).flatten(2).flatten(0, 1)  # (rows h, columns w)
     height, width = tiled.shape

@@ -98,6 +98,7 @@ def pca_posterior(
     require_whole(2, **{"len(x)": len(x)})
     require_whole(latent_size=latent_size)
     require_positive(sigma=sigma)
+    sigma = float(sigma)
     flat = x.cpu().flatten(1).double()  # (n, pixels)
     mean = flat.mean(0)
     variances, directions = torch.linalg.eigh(torch.cov(flat.T))  # ascending
@@ -162,7 +163,7 @@ def infer_latents(
 
 def falling_rates(rate: Real, steps: Integral) -> list[float]:
     """Sizes of steps that fall from `rate` to zero along a cosine."""
-    return [rate * 0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
+    return [float(rate) * 0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
 
 
 def optimize_codes(

@@ -100,7 +100,7 @@ def estimate_batch(
 ) -> LogProb:
     """`estimate_log_prob` of one batch: only sums of its weights are kept."""
     at_once = max(1, 2_000 // len(x))
-    sums = [torch.full((len(x),), -math.inf, dtype=torch.float64)] * 2
+    sums = [torch.full((len(x),), -math.inf, dtype=torch.float64, device="cpu")] * 2
     for done in range(0, num_samples, at_once):
         draws = min(at_once, num_samples - done)
         more = log_power_sums(draw_log_weights(x, posterior, likelihood, draws, generator))
@@ -264,13 +264,13 @@ def anneal(
     def log_ratio(u):
         return log_weight(x, u, posterior, likelihood)
 
-    path = torch.linspace(0, 1, annealing.temperatures + 1).tolist()
+    path = torch.linspace(0, 1, annealing.temperatures + 1, device="cpu").tolist()
     if start is None:
         u = normal_like(posterior.mu, generator)
     else:
         u, path = (start - posterior.mu) / posterior.std(), path[::-1]
     state = (u, *value_and_gradient(log_ratio, u))
-    log_weights = accepted = torch.zeros(len(x), dtype=torch.float64)
+    log_weights = accepted = torch.zeros(len(x), dtype=torch.float64, device="cpu")
     for before, after in itertools.pairwise(path):
         log_weights = log_weights + (after - before) * state[1].cpu().double()
         state, moved = hamiltonian_move(log_ratio, state, after, annealing, generator)

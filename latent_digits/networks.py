@@ -9,10 +9,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from latent_digits.checks import require_between, require_choice, require_finite, require_whole
+from latent_digits.checks import (
+    require_between,
+    require_choice,
+    require_device,
+    require_finite,
+    require_whole,
+)
 from latent_digits.densities import Posterior
 from latent_digits.gradients import gradients
-from latent_digits.precision import DTYPES
+from latent_digits.precision import DTYPES, default_dtype
 from latent_digits.random import seeded
 
 
@@ -40,6 +46,7 @@ class Classifier(Network):
         super().__init__()
         require_whole(width=width, feature_size=feature_size)
         require_between(0, 1, dropout=dropout)
+        width, feature_size = int(width), int(feature_size)  # those of numpy are none of torch's
 
         def block(inputs: Integral, outputs: Integral) -> list[nn.Module]:
             convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
@@ -133,6 +140,7 @@ def conv_vae(
     """The convolutional VAE: two strided convolutions and one more, mirrored in the decoder."""
     require_whole(latent_size=latent_size, width=width, hidden=hidden)
     require_between(0, 1, dropout=dropout)
+    latent_size, width, hidden = int(latent_size), int(width), int(hidden)
     encoder = nn.Sequential(
         nn.Conv2d(1, width, 4, stride=2, padding=1),  # 28 -> 14
         nn.GELU(),
@@ -165,6 +173,7 @@ def mlp_vae(latent_size: Integral = 8, hidden: tuple[Integral, ...] = (392, 196,
     """The fully connected VAE: 784-392-196-98 with ReLU to (mu, logvar), and back."""
     sizes = {f"hidden[{i}]": size for i, size in enumerate(hidden)}
     require_whole(**{"latent_size": latent_size, "len(hidden)": len(hidden)} | sizes)
+    latent_size, hidden = int(latent_size), tuple(map(int, hidden))
     encoder: list[nn.Module] = [nn.Flatten()]  # (batch, 1, 28, 28) -> (batch, 784)
     for inputs, outputs in itertools.pairwise((784, *hidden)):
         encoder += [nn.Linear(inputs, outputs), nn.ReLU()]
@@ -193,19 +202,31 @@ def build(
 ) -> nn.Module:
     """`factory(*args, **kwargs)` on `device`, with float32 weights drawn from `seed`.
 
-    dtype: the format that it multiplies matrices in, "float32" or "bfloat16".
+    dtype: the format that it multiplies matrices in, "float32" or "bfloat16". Raises ValueError for
+    a factory that makes no network, and for a device that is not there.
     """
     require_choice(DTYPES, dtype=dtype)
-    with seeded(seed), gradients():  # else what is built under inference_mode could not be trained
+    require_device(device=device)
+    if isinstance(factory, nn.Module):
+        raise ValueError(
+            f"factory must make a network, as Classifier does, got a {type(factory).__name__} that "
+            "is made: leave out the brackets behind its name"
+        )
+    # gradients: else what is built under inference_mode could not be trained
+    with seeded(seed), gradients(), torch.device("cpu"), default_dtype(torch.float32):
         network = factory(*args, **kwargs)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"factory must make a network, got a {type(network).__name__}")
     network.dtype = dtype
     # a third faster in convolutions than the default layout
     return network.to(device, torch.float32, memory_format=torch.channels_last)
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network's weights are."""
-    return next(network.parameters()).device
+    """Where a network's weights are. Raises ValueError where it has none."""
+    for weights in network.parameters():
+        return weights.device
+    raise ValueError(f"the network must have weights, got a {type(network).__name__} without")
 
 
 def copy_weights(network: nn.Module) -> dict[str, Tensor]:

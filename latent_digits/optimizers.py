@@ -77,8 +77,13 @@ class RowAdam:
 
 
 def require_codes(codes: Float[Tensor, "n codes"]) -> None:
-    """Raise ValueError for what is not mu and logvar side by side, or not finite."""
+    """Raise ValueError for what is not mu and logvar side by side, not finite, or too coarse."""
     require_finite(codes=codes)
+    if codes.element_size() < 4:
+        raise ValueError(
+            f"codes must be float32 or float64, got {codes.dtype}, in which small steps are lost: "
+            "call .float() on the start, or on x where there is none"
+        )
     if codes.shape[1] % 2:
         raise ValueError(
             f"codes must have mu and logvar side by side, got {codes.shape[1]} columns"

@@ -50,11 +50,11 @@ def crop(ink: np.ndarray, least: float) -> np.ndarray:
 
 def place_by_mass(ink: Float[Tensor, "h w"]) -> Float[Tensor, "1 1 28 28"]:
     """Ink, of at most 28 pixels a side, where its centre of mass is nearest to pixel 14."""
-    field = torch.zeros(1, 1, FIELD, FIELD, dtype=torch.float32)
+    field = ink.new_zeros(1, 1, FIELD, FIELD)
     corner = []
     for axis, side in enumerate(ink.shape):
         mass = ink.sum(1 - axis)
-        centre = float(mass @ torch.arange(side, dtype=ink.dtype) / mass.sum())
+        centre = float(mass @ torch.arange(side, dtype=mass.dtype, device=mass.device) / mass.sum())
         # not beyond the edges
         corner.append(min(max(round(CENTRE - centre), 0), FIELD - side))
     top, left = corner
@@ -116,13 +116,16 @@ def to_unit(pixels: np.ndarray) -> np.ndarray:
 
 def zoom(pixels: np.ndarray) -> np.ndarray:
     """Of a large picture the digit, and background around it; not much larger than LARGEST."""
-    step, coarse = step_of(pixels), find_ink(shrink(pixels))
+    step = step_of(pixels)
+    if step == 1:
+        return pixels
+    coarse = find_ink(shrink(pixels))
     places = [np.flatnonzero((coarse > 0.02).any(axis)) for axis in (1, 0)]
     around = max(place[-1] + 1 - place[0] for place in places) // 2 + 2
     rows, columns = (
         slice(max(0, p[0] - around) * step, (p[-1] + 1 + around) * step) for p in places
     )
-    return shrink(pixels[rows, columns] if step > 1 else pixels)
+    return shrink(pixels[rows, columns])
 
 
 def step_of(pixels: np.ndarray) -> int:

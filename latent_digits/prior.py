@@ -21,6 +21,7 @@ from latent_digits.densities import (
     reparameterize,
 )
 from latent_digits.mixture import GaussianMixture
+from latent_digits.precision import to_numpy
 from latent_digits.random import make_generator
 
 
@@ -34,7 +35,7 @@ class FittedPrior:
 
     def informative_part(self, z: Float[Tensor, "n {len(self.informative)}"]) -> np.ndarray:
         """What the mixture is a density of: (n, informative latents)."""
-        return z[:, self.informative].cpu().double().numpy()
+        return to_numpy(z[:, self.informative])
 
     def log_ratio(self, z: Float[Tensor, "n {len(self.informative)}"]) -> Float[Tensor, " n"]:
         """log p(z) - log N(z; 0, I) in nats, float64, on the CPU.
@@ -81,9 +82,10 @@ class FittedPrior:
                 setattr(mixture, name, getattr(mixture, name)[chosen])
             mixture.weights_ = mixture.weights_ / mixture.weights_.sum()
         drawn, _ = mixture.sample(n)  # in the order of the components
-        shuffled = drawn[torch.randperm(n, generator=self.generator).numpy()]
+        shuffled = drawn[torch.randperm(n, generator=self.generator, device="cpu").numpy()]
         shape = n, len(self.informative)
-        others = torch.randn(shape, generator=self.generator, dtype=torch.float32)
+        on_cpu = {"device": "cpu", "dtype": torch.float32}
+        others = torch.randn(shape, generator=self.generator, **on_cpu)
         return self.complete(shuffled, others.to(self.informative.device))
 
 
@@ -180,9 +182,10 @@ def fit_prior(
     """
     require_whole(draws=draws)
     require_finite(mu=mu, logvar=logvar)
-    generator = make_generator(seed, mu.device)
+    generator, mu, logvar = make_generator(seed, mu.device), mu.detach(), logvar.detach()
     z = torch.cat([reparameterize(mu, logvar, generator) for _ in range(draws)])
     mixture = GaussianMixture(n_components, max_iter=500, random_state=np.random.RandomState(seed))
-    prior = FittedPrior(mixture, informative_latents(mu, logvar), make_generator(seed + 1))
+    sampling = make_generator(int(seed) + 1)
+    prior = FittedPrior(mixture, informative_latents(mu, logvar), sampling)
     mixture.fit(prior.informative_part(z))
     return prior

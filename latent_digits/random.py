@@ -7,12 +7,13 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from latent_digits.checks import require_whole
+from latent_digits.checks import require_device, require_seed
 
 
 def make_generator(seed: Integral, device: torch.device | str = "cpu") -> torch.Generator:
     """A seeded random generator on `device`. Raises ValueError for a seed that is not 0, 1, ..."""
-    require_whole(0, seed=seed)
+    require_seed(seed)
+    require_device(device=device)
     return torch.Generator(device).manual_seed(int(seed))
 
 
@@ -29,7 +30,7 @@ def seeded(seed: Integral) -> Iterator[None]:
     For what takes no generator of its own: initial weights and dropout. Raises ValueError as
     `make_generator` does.
     """
-    require_whole(0, seed=seed)
+    require_seed(seed)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(int(seed))
         yield

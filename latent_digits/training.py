@@ -188,7 +188,8 @@ class Trainer:
         """One step of the weights on the images of a batch, given by their indices."""
         x, y = self.data.train_x[batch], self.data.train_y[batch]
         with located(f"training stopped at epoch {epoch}, step {step}", **self.rates):
-            loss = self.objective(self.model, x, y, self.config, self.generator)["loss"].mean()
+            terms = terms_of(self.objective, self.model, x, y, self.config, self.generator)
+            loss = terms["loss"].mean()
             require_finite_result(loss, loss=loss)
         if not loss.requires_grad:
             raise ValueError("objective must return a loss with a gradient, got one without")
@@ -220,7 +221,7 @@ class Trainer:
             self.run_epoch(epoch)
             with located(f"training stopped at the end of epoch {epoch}", **self.rates):
                 row = self.measure()
-                values = {name: torch.tensor(value) for name, value in row.items()}
+                values = {name: torch.tensor(value, device="cpu") for name, value in row.items()}
                 require_finite_result(sum(values.values()), **values)
             history.append({"epoch": epoch} | row)
             if epoch in self.config.snapshots:
@@ -240,6 +241,21 @@ def make_schedule(
     rising = max(config.warm_up, 2 / total)
     shape = {"total_steps": total, "pct_start": rising, "anneal_strategy": "linear"}
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, **shape)
+
+
+def terms_of(objective: Objective, model, x, y, config, generator) -> dict[str, Tensor]:
+    """What an objective returns. Raises ValueError for what is no dict of terms with a "loss"."""
+    terms, shape = objective(model, x, y, config, generator), (len(x),)
+    if not isinstance(terms, dict) or "loss" not in terms:
+        found = sorted(terms) if isinstance(terms, dict) else f"a {type(terms).__name__}"
+        raise ValueError(f"objective must return a dict of terms with a 'loss', got {found}")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.shape != shape:
+            found = getattr(term, "shape", type(term).__name__)
+            raise ValueError(
+                f"objective must return one number for each image, {shape}, got {name}: {found}"
+            )
+    return terms
 
 
 def evaluate_splits(
@@ -271,5 +287,7 @@ def evaluate(
     model.eval()
     generator = make_generator(0, x.device)
     return in_batches(
-        lambda *batch: objective(model, *batch, config, generator), x, y, batch_size=batch_size
+        lambda *batch: terms_of(objective, model, *batch, config, generator),
+        *(x, y),
+        batch_size=batch_size,
     )

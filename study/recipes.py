@@ -15,7 +15,7 @@ from latent_digits.latents import LatentConfig, LatentRun, fit_latents, pca_post
 from latent_digits.mnist import CorruptFileError, read_mnist
 from latent_digits.networks import VAE, Classifier, build, conv_vae, mlp_vae, without_encoder
 from latent_digits.optimizers import RowAdam
-from latent_digits.random import make_generator
+from latent_digits.random import make_generator, normal_like
 from latent_digits.training import (
     Objective,
     Run,
@@ -159,7 +159,8 @@ def draw_start(n: int, settings: Settings, latent_size: int = 200) -> Posterior:
     """
     require_whole(n=n, latent_size=latent_size)
     generator = make_generator(1_000 + settings.seed)
-    mu = torch.randn(n, latent_size, generator=generator, dtype=torch.float32).to(settings.device)
+    zeros = torch.zeros(n, latent_size, dtype=torch.float32, device="cpu")
+    mu = normal_like(zeros, generator).to(settings.device)
     return Posterior(mu, torch.zeros_like(mu))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from latent_digits.checks import require_choice
+from latent_digits.checks import require_choice, require_device
 from latent_digits.precision import DTYPES, fast_bfloat16
 from latent_digits.training import TrainConfig
 from study.arguments import PROJECT
@@ -132,13 +132,7 @@ def choose_device(name: str | None = None) -> str:
     """
     if not name:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"DEVICE must be one that is there, as cpu is, got {name!r} ({reason})"
-        ) from error
+    require_device(DEVICE=name)
     return name
 
 

@@ -11,13 +11,19 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 from ipycanvas import Canvas
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor, nn
 
 from latent_digits.checks import require_whole
 from latent_digits.figures import tile
 from latent_digits.metrics import class_probabilities
 from latent_digits.photo import place_by_mass, prepare_digit
+from latent_digits.precision import to_numpy
+
+
+def blank() -> Float[Tensor, "1 1 28 28"]:
+    """A picture of nothing."""
+    return torch.zeros(1, 1, 28, 28, device="cpu")
 
 
 class Screen(widgets.HBox):
@@ -137,11 +143,8 @@ def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
     """
     if not 0 < thickness < 20:
         raise ValueError(f"thickness must be more than 0 and less than 20 pixels, got {thickness}")
-    lines = [torch.as_tensor(np.array(list(stroke), float)) for stroke in strokes]
     # so that a dot is a line, too
-    lines = [torch.cat([line[:1], line]) for line in lines if len(line)]
-    if not lines or not all(line.shape[1:] == (2,) and line.isfinite().all() for line in lines):
-        raise ValueError(f"strokes must be lists of finite points (x, y), got {strokes!r}")
+    lines = [torch.cat([line[:1], line]) for line in read_strokes(strokes)]
     points = torch.cat(lines)
     low, high = points.amin(0), points.amax(0)
     scale = (20 - thickness) / (high - low).max().clamp(min=1e-9)
@@ -150,7 +153,7 @@ def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
         for part in (slice(0, -1), slice(1, None))
     )
     side = 22  # the box, and a pixel around it
-    axis = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    axis = torch.arange(side, dtype=points.dtype, device=points.device) - (side - 1) / 2
     pixels = torch.cartesian_prod(axis, axis).flip(1)  # (484, 2): x and y of each, row by row
 
     def ink(origin: Tensor) -> Tensor:
@@ -162,9 +165,23 @@ def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
         distance = ((pixels + origin)[:, None] - nearest).norm(dim=2).amin(1)
         return (thickness / 2 + 0.5 - distance).clamp(0, 1)
 
-    drawn = ink(torch.zeros(2, dtype=torch.float64))
+    drawn = ink(points.new_zeros(2))
     centre = drawn @ pixels / drawn.sum() + (side - 1) / 2  # as a place among the pixels
     return place_by_mass(ink(centre - centre.round()).float().view(side, side))
+
+
+def read_strokes(strokes: Iterable) -> list[Float64[Tensor, "points 2"]]:
+    """Those that have points. Raises ValueError for none, and for what are no points."""
+    try:
+        arrays = [np.array(list(to_numpy(stroke)), float) for stroke in strokes]
+    except (TypeError, ValueError, RuntimeError):
+        arrays = []
+    arrays = [array for array in arrays if len(array)]
+    if not arrays or not all(
+        array.shape[1:] == (2,) and np.isfinite(array).all() for array in arrays
+    ):
+        raise ValueError(f"strokes must be lists of finite points (x, y), got {strokes!r}")
+    return [torch.from_numpy(array) for array in arrays]
 
 
 class DrawingPad(widgets.HBox):
@@ -218,7 +235,7 @@ class DrawingPad(widgets.HBox):
             try:
                 x = prepare_digit(bytes(change["new"][0]["content"]))
             except ValueError as error:
-                self.screen.show(torch.zeros(1, 1, 28, 28), html.escape(str(error)))
+                self.screen.show(blank(), html.escape(str(error)))
             else:
                 self.screen.show(*self.answer(x))
             self.upload.value = ()  # so that the same file can be chosen again
@@ -229,4 +246,4 @@ class DrawingPad(widgets.HBox):
         self.canvas.fill_style, self.canvas.stroke_style = "black", "white"
         self.canvas.line_width, self.canvas.line_cap = self.size / 13, "round"
         self.canvas.fill_rect(0, 0, self.size, self.size)
-        self.screen.show(torch.zeros(1, 1, 28, 28), "draw a digit, or choose a picture of one")
+        self.screen.show(blank(), "draw a digit, or choose a picture of one")

@@ -31,10 +31,10 @@ from latent_digits.em import (
     JointDensity,
     cholesky,
     count_features,
-    fit_whitening,
     in_parts,
     maximize_likelihood,
     split_widest,
+    standardize,
 )
 
 TYPES = ("full", "diag", "spherical")
@@ -214,7 +214,7 @@ def test_a_mixture_of_dependent_columns_can_be_used(scale):
 
 @pytest.mark.parametrize("scale", [1e5, 1e6, 1e7])
 def test_a_mixture_that_could_not_be_used_is_refused(scale):
-    """The regularisation is lost beside such variances, in whitened coordinates or when these are left."""
+    """The regularisation is lost beside such variances, in coordinates of their own or when these are left."""
     with pytest.raises(ValueError, match="got a singular one"):
         h.GaussianMixture(2, random_state=0).fit(with_dependent_column(scale))
 
@@ -669,35 +669,63 @@ def test_a_start_is_made_of_the_moments_of_each_cluster():
         np.testing.assert_allclose(start.covariances[k, 0], np.cov(own.T, bias=True), rtol=1e-9, atol=1e-9)
 
 
-def test_whitening_takes_any_mean_and_covariance_to_0_and_1():
+def test_coordinates_take_any_centre_and_variances_to_0_and_1():
     rng = np.random.default_rng(0)
-    roots = torch.from_numpy(rng.normal(size=(2, 4, 4)) * [1e-3, 1.0, 1e3, 1e6])  # columns of different units
-    mean, covariance = torch.from_numpy(rng.normal(size=(2, 1, 4))), roots.mT @ roots
-    whitening = fit_whitening(mean, covariance)
-    identity = torch.eye(4).double().expand(2, 4, 4)
-    torch.testing.assert_close(whitening.forward.mT @ covariance @ whitening.forward, identity, atol=1e-9, rtol=0)
-    torch.testing.assert_close(whitening.backward @ whitening.forward, identity, atol=1e-9, rtol=0)
-    assert (whitening.apply(mean) == 0).all()
-    torch.testing.assert_close(whitening.log_volume(), -torch.linalg.slogdet(whitening.forward).logabsdet.sum())
+    roots = torch.from_numpy(rng.normal(size=(3, 2, 4, 4)) * [1e-3, 1.0, 1e3, 1e6])  # columns of different units
+    covariances = roots.mT @ roots  # (K, g, b, b)
+    centre, variances = torch.from_numpy(rng.normal(size=(2, 1, 4))), covariances[0].diagonal(dim1=1, dim2=2)[:, None]
+    coordinates = standardize(centre, variances)
+    assert (coordinates.apply(centre) == 0).all()
+    ones = torch.ones(2, 4).double()
+    torch.testing.assert_close(coordinates.shrink(covariances)[0].diagonal(dim1=1, dim2=2), ones)
+    torch.testing.assert_close(coordinates.log_volume(), 0.5 * variances.log().sum())
+    mixture = Gaussians(torch.ones(3).double() / 3, torch.from_numpy(rng.normal(size=(3, 2, 4))), covariances)
+    torch.testing.assert_close(coordinates.invert(coordinates.transform(mixture)), mixture)
+    constant = standardize(centre, torch.zeros_like(variances))
+    assert torch.equal(constant.scale, torch.ones_like(centre))
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_the_whitening_whitens_the_data_as_far_as_the_covariance_type_sees_them(covariance_type):
+def test_coordinates_have_zero_in_the_middle_of_each_column_and_variances_of_1(covariance_type):
     x = blobs() * [1.0, 10.0, 100.0] + 5
     mixture = h.GaussianMixture(covariance_type=covariance_type)
-    u = mixture._whitening(mixture._blocks(x)).apply(mixture._blocks(x))
-    if covariance_type == "full":
-        torch.testing.assert_close(u.mean(1), torch.zeros_like(u.mean(1)))
-    else:  # zero is a value of each column in its middle
-        assert (u == 0).any(1).all()
-        assert (u.mean(1).abs() < 0.5).all()
-    u = u - u.mean(1, keepdim=True)
-    covariance = u.mT @ u / u.shape[1]
-    expected = torch.eye(u.shape[2]).double().expand_as(covariance)
+    u = mixture._coordinates(mixture._blocks(x)).apply(mixture._blocks(x))
+    u = u.transpose(0, 1).flatten(1)  # (g, n, b) -> (n, d)
+    assert (u == 0).any(0).all()
+    assert (u.mean(0).abs() < 0.5).all()
+    variances = u.var(0, correction=0)
     if covariance_type == "spherical":  # one unit for all: the variances are 1 in their mean
-        covariance, expected = covariance.mean(0), expected[0]
-        torch.testing.assert_close(u.var((1, 2)) / u.var((1, 2))[0], torch.from_numpy(x.var(0) / x.var(0)[0]))
-    torch.testing.assert_close(covariance, expected)
+        torch.testing.assert_close(variances / variances[0], torch.from_numpy(x.var(0) / x.var(0)[0]))
+        variances = variances.mean()
+    torch.testing.assert_close(variances, torch.ones_like(variances))
+
+
+@pytest.mark.parametrize("components", [1, 2, 3, 5])
+@pytest.mark.parametrize("columns", [[1], [0, 2]])
+@pytest.mark.parametrize("value", [-999_999, 1e8])
+def test_h2_what_is_missing_may_be_coded_by_a_far_number(value, columns, components):
+    """scikit-learn's results, where a component's width in one column is a trillionth of the data's."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 4)) + 3 * rng.integers(0, 2, (500, 1))
+    for column in columns:
+        x[rng.random(500) < 0.3, column] = value
+    ours = h.GaussianMixture(components, random_state=0).fit(x)
+    theirs = Peer(components, random_state=0).fit(x)
+    assert ours.n_iter_ == theirs.n_iter_
+    np.testing.assert_allclose(ours.score_samples(x), theirs.score_samples(x), atol=1e-6)
+
+
+def test_h2_tensors_are_taken_as_arrays_are():
+    x = torch.from_numpy(blobs())
+    expected = h.GaussianMixture(2, random_state=0).fit(x.numpy()).score_samples(x.numpy())
+    found = h.GaussianMixture(2, random_state=0).fit(x.clone().requires_grad_()).score_samples(x.requires_grad_())
+    np.testing.assert_array_equal(found, expected)
+    assert len(h.GaussianMixture(2, random_state=0).fit(x.bfloat16()).means_) == 2
+
+
+def test_h2_so_far_away_that_squares_overflow_the_density_is_zero():
+    mixture = h.GaussianMixture(2, random_state=0).fit(blobs())
+    assert (mixture.score_samples(np.full((2, 3), 1e200)) == -np.inf).all()
 
 
 def test_components_are_narrow_from_a_hundred_thousand_deviations_from_zero():
