@@ -5,7 +5,7 @@ Shapes and types stand in signatures, which `helpers` has checked.
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral, Real
 
 import jaxtyping
@@ -13,6 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latent_digits.gradients import gradients
+
+NO_GRADIENT = (
+    "{} must let gradients through to z, got one that does not: call it without detach, no_grad, "
+    "in_batches or rounding"
+)
 REAL = (int, float, np.integer, np.floating)  # a Fraction is real, too, and no tensor takes it
 
 
@@ -148,3 +154,44 @@ def require_digits(**tensors: Tensor) -> None:
             raise ValueError(
                 f"{name} must be digits from 0 to 9, got {labels.min()} to {labels.max()}"
             )
+
+
+def require_gradient(z: Tensor, **functions: Callable[[Tensor], Tensor]) -> None:
+    """Raise ValueError for a function of z (1, d) through which no gradient flows to z.
+
+    Whoever follows its gradient would follow that of the other terms alone, and never know. It may
+    be zero of a function that does not change with z.
+    """
+    points = (
+        z,
+        torch.full_like(z, 1.5),
+        torch.linspace(-1, 2, z.numel(), device=z.device).to(z).view_as(z),
+    )
+    for name, function in functions.items():
+        values = []
+        for point in points:
+            value, gradient = probe(function, point, name)
+            if gradient.any():
+                break
+            values.append(value)
+        else:
+            if any(value.ne(values[0]).any() for value in values):
+                raise ValueError(NO_GRADIENT.format(name))
+
+
+def probe(function: Callable[[Tensor], Tensor], z: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """function(z), and the gradient of a weighted sum of it. Raises ValueError without one."""
+    with gradients():
+        leaf = z.detach().clone().requires_grad_()
+        value = function(leaf)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} must return a tensor, got a {type(value).__name__}")
+        if not value.requires_grad:
+            raise ValueError(NO_GRADIENT.format(name))
+        # different weights, as the sum of what is normalised does not change
+        weights = torch.linspace(1, 2, value.numel(), device=value.device)
+        total = (value.flatten() * weights).sum()
+        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+    if gradient is None:
+        raise ValueError(NO_GRADIENT.format(name))
+    return value.detach(), gradient

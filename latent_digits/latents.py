@@ -19,6 +19,7 @@ from latent_digits.checks import (
     located,
     require_finite,
     require_finite_result,
+    require_gradient,
     require_positive,
     require_whole,
     unchecked,
@@ -33,7 +34,7 @@ from latent_digits.densities import (
     reparameterize,
     validate,
 )
-from latent_digits.gradients import gradients, require_gradient
+from latent_digits.gradients import gradients
 from latent_digits.networks import VAE, copy_weights, device_of
 from latent_digits.optimizers import NaturalGradient
 from latent_digits.random import make_generator, seeded

@@ -13,9 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latent_digits.batches import in_batches
-from latent_digits.checks import own_numbers, require_finite, require_positive, require_whole
+from latent_digits.checks import (
+    own_numbers,
+    require_finite,
+    require_gradient,
+    require_positive,
+    require_whole,
+)
 from latent_digits.densities import GaussianLikelihood, Posterior, validate
-from latent_digits.gradients import gradients, require_gradient
+from latent_digits.gradients import gradients
 from latent_digits.random import normal_like
 
 

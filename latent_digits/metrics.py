@@ -1,5 +1,6 @@
 """Numbers for images: what a classifier reads in them, and how far they are from real ones."""
 
+import functools
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -123,6 +124,7 @@ def precision_recall(
     require_whole(k=k)
     rows = {"len(features)": len(features), "len(real_features)": len(real_features)}
     require_whole(k + 1, **rows)
+    features, real_features = finest(features, real_features)
     shift = real_features.mean(0)  # small numbers lose fewest digits
     a, b = features - shift, real_features - shift
     return PrecisionRecall(covered(a, b, k), covered(b, a, k))
@@ -134,6 +136,12 @@ def covered(points: Float[Tensor, "n d"], by: Float[Tensor, "m d"], k: Integral)
     radii = in_batches(lambda some: torch.cdist(some, by).kthvalue(k + 1).values, by)
     inside = in_batches(lambda some: (torch.cdist(some, by) <= radii).any(1), points)
     return inside.float().mean().item()
+
+
+def finest(*tensors: Tensor) -> list[Tensor]:
+    """These in the finest of their number formats, and at least in float32."""
+    dtype = functools.reduce(torch.promote_types, [one.dtype for one in tensors], torch.float32)
+    return [one.to(dtype) for one in tensors]
 
 
 class Nearest(NamedTuple):
@@ -151,9 +159,8 @@ def nearest(x: Float[Tensor, " n *event"], others: Float[Tensor, " m *event"]) -
     entries that are not finite.
     """
     require_finite(x=x, others=others)
-    flat = others.flatten(1)
-    found = in_batches(lambda some: tuple(torch.cdist(some, flat).min(1)), x.flatten(1))
-    return Nearest(*found)
+    x, others = finest(x.flatten(1), others.flatten(1))
+    return Nearest(*in_batches(lambda some: tuple(torch.cdist(some, others).min(1)), x))
 
 
 def image_quality(

@@ -29,7 +29,7 @@ from latent_digits.em import (
     standardize,
     whitener,
 )
-from latent_digits.precision import to_numpy
+from latent_digits.precision import to_float64
 
 
 class GaussianMixture(sklearn.mixture.GaussianMixture):
@@ -70,7 +70,7 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
     def fit(self, X, y=None) -> "GaussianMixture":
         """Fit to X (n, d); y is not used. Raises ValueError for what cannot be fitted."""
         self._check_settings()
-        X = validate_data(self, to_numpy(X), dtype=np.float64, order="C", ensure_min_samples=2)
+        X = self._validated(X, ensure_min_samples=2)
         if len(X) < self.n_components:
             raise ValueError(
                 f"X must have at least n_components = {self.n_components} rows, "
@@ -124,6 +124,11 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         require_choice(("full", "diag", "spherical"), covariance_type=self.covariance_type)
         require_choice(("kmeans", "k-means++", "random_from_data"), init_params=self.init_params)
         require_choice((False,), warm_start=self.warm_start, verbose=self.verbose)
+
+    def _validated(self, X, **options) -> np.ndarray:
+        """X (n, d) in float64, of whatever a user gives."""
+        X = to_float64(X) if isinstance(X, Tensor) else X
+        return validate_data(self, X, dtype=np.float64, order="C", **options)
 
     def _blocks(self, X: np.ndarray) -> Tensor:
         """(n, d) -> (g, n, b)."""
@@ -236,7 +241,7 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
     def _log_joint(self, X) -> Tensor:
         """log weights_k N(x; k) for what a user gives as X (n, d): (n, K)."""
         check_is_fitted(self)
-        X = validate_data(self, to_numpy(X), dtype=np.float64, order="C", reset=False)
+        X = self._validated(X, reset=False)
         x = self._blocks(X)
         coordinates, log_joint = self._density()
         parts = in_parts(coordinates.apply(x), len(self.means_))

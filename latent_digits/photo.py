@@ -7,6 +7,7 @@ centre lies evenly from 13.5 to 14.5 (mean 14.00 and 14.01), and the longest sid
 """
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -130,11 +131,12 @@ def zoom(pixels: np.ndarray) -> np.ndarray:
 
 def step_of(pixels: np.ndarray) -> int:
     """The side of the blocks that `shrink` takes the mean of."""
-    return max(1, min(max(pixels.shape[:2]) // LARGEST, min(pixels.shape[:2]) // 2))
+    height, width = pixels.shape[:2]
+    return max(1, min(math.isqrt(height * width) // LARGEST, height // 2, width // 2))
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
-    """The mean of blocks of pixels, so that no side is much longer than LARGEST."""
+    """The mean of blocks of pixels, of which not many more than LARGEST x LARGEST are left."""
     step = step_of(pixels)
     height, width = (side // step * step for side in pixels.shape[:2])
     blocks = pixels[:height, :width].reshape(height // step, step, width // step, step, -1)
@@ -158,7 +160,7 @@ def find_ink(pixels: np.ndarray) -> np.ndarray:
     background's own noise. Specks, of less than a thirtieth of the largest stroke, are left out.
     """
     distance, noise = distance_from_background(pixels)
-    contrast = float(np.sort(distance, axis=None)[-max(4, distance.size // 10_000)])
+    contrast = float(np.sort(distance, axis=None)[-max(4, distance.size // 50_000)])
     if contrast < max(0.04, 6 * noise):
         raise ValueError(
             f"image must have a digit on an even background, got a contrast of {contrast:.2g} in "

@@ -1,8 +1,9 @@
-"""Number formats: that which matrices are multiplied in, and that of arrays."""
+"""Number formats: that which matrices are multiplied in, and float64, which arrays come in."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,8 +28,8 @@ def fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
-def to_numpy(values: object) -> object:
-    """A tensor as an array of float64, also one with a gradient, or in bfloat16; others as is."""
+def to_float64(values: Tensor | np.ndarray | Iterable) -> np.ndarray:
+    """An array of float64, also of a tensor with a gradient, on a GPU, or in bfloat16."""
     if isinstance(values, Tensor):
-        return values.detach().cpu().double().numpy()
-    return values
+        values = values.detach().cpu().double().numpy()
+    return np.asarray(values if hasattr(values, "__array__") else list(values), dtype=np.float64)

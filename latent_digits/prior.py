@@ -21,7 +21,7 @@ from latent_digits.densities import (
     reparameterize,
 )
 from latent_digits.mixture import GaussianMixture
-from latent_digits.precision import to_numpy
+from latent_digits.precision import to_float64
 from latent_digits.random import make_generator
 
 
@@ -35,7 +35,7 @@ class FittedPrior:
 
     def informative_part(self, z: Float[Tensor, "n {len(self.informative)}"]) -> np.ndarray:
         """What the mixture is a density of: (n, informative latents)."""
-        return to_numpy(z[:, self.informative])
+        return to_float64(z[:, self.informative])
 
     def log_ratio(self, z: Float[Tensor, "n {len(self.informative)}"]) -> Float[Tensor, " n"]:
         """log p(z) - log N(z; 0, I) in nats, float64, on the CPU.

@@ -18,7 +18,7 @@ from latent_digits.checks import require_whole
 from latent_digits.figures import tile
 from latent_digits.metrics import class_probabilities
 from latent_digits.photo import place_by_mass, prepare_digit
-from latent_digits.precision import to_numpy
+from latent_digits.precision import to_float64
 
 
 def blank() -> Float[Tensor, "1 1 28 28"]:
@@ -173,7 +173,7 @@ def rasterize(strokes: Iterable, thickness: Real = 2.2) -> Tensor:
 def read_strokes(strokes: Iterable) -> list[Float64[Tensor, "points 2"]]:
     """Those that have points. Raises ValueError for none, and for what are no points."""
     try:
-        arrays = [np.array(list(to_numpy(stroke)), float) for stroke in strokes]
+        arrays = [to_float64(stroke) for stroke in strokes]
     except (TypeError, ValueError, RuntimeError):
         arrays = []
     arrays = [array for array in arrays if len(array)]
