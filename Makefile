@@ -1,13 +1,13 @@
 # The commands are those of `python -m study`, which does the same without make.
 # QUICK=1, SEED=n, DATA=digits, MNIST_ROOT=folder and JOBS=n may be put before any of these.
-.PHONY: run quick test test-code test-notebooks report lab bench groups published mutate refresh lint hooks clean
+.PHONY: run sweep quick test test-code test-notebooks report lab bench groups published mutate refresh lint hooks clean
 PYTHON ?= python3
 BIN := .venv/bin
 # all of them, in an order in which none waits long for what another trains; each in quotes, for names with spaces
 NOTEBOOKS ?= $(shell found=; for path in $(foreach number,02 03 01 06 05 04,notebooks/$(number)_*.ipynb) notebooks/*.ipynb; do \
 	[ -e "$$path" ] || continue; case "$$found" in (*"'$$path'"*) ;; (*) found="$$found '$$path'";; esac; done; echo "$$found")
 # what is named must be there, which is told before anything is installed
-ifneq ($(filter run refresh report test test-notebooks,$(or $(MAKECMDGOALS),run)),)
+ifneq ($(filter run sweep refresh report test test-notebooks,$(or $(MAKECMDGOALS),run)),)
 ifneq ($(origin NOTEBOOKS),file)
 ABSENT := $(shell for path in $(NOTEBOOKS); do [ -e "$$path" ] || echo "$$path"; done)
 ifneq ($(ABSENT),)
@@ -63,6 +63,10 @@ mutate: .venv/installed  ## 30 minutes: change the maths in each place, and see 
 
 refresh: .venv/installed ## execute in place, from nothing: the stored outputs and figures/
 	exec $(BIN)/python -m study refresh --jobs $(JOBS) $(NOTEBOOKS)
+
+sweep: .venv/installed   ## SEEDS=0-4: every notebook under each seed, 20 minutes for a new one; into figures/seeds.json
+	$(if $(SCHEDULER),$(BIN)/pip install --quiet --constraint requirements.txt --constraint constraints.txt --requirement requirements-cluster.txt)
+	exec $(BIN)/python -m study sweep --jobs $(JOBS) $(NOTEBOOKS)
 
 lint: .venv/installed    ## tidy code and notebooks
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/lint-imports

@@ -161,7 +161,7 @@ def execute(path: Path, folder: Path) -> dict[str, float]:
     """What the notebook at `path` spends, {part: operations}: a copy of it, executed in `folder`."""
     import nbformat
 
-    from study import run  # not at the top: a kernel that imports this file is not to wait for it
+    from study.execute import execute  # not at the top: a kernel that imports this file is not to wait for it
 
     notebook, found, here = nbformat.read(path, as_version=4), folder / "found.json", str(Path(__file__).parent)
     before = f"import sys\nsys.path.insert(0, {here!r})\nimport arithmetic\nits_meter = arithmetic.start()"
@@ -170,7 +170,7 @@ def execute(path: Path, folder: Path) -> dict[str, float]:
     copy = folder / "notebooks" / path.name
     copy.parent.mkdir(exist_ok=True)
     nbformat.write(notebook, copy)
-    asyncio.run(run.execute(copy))
+    asyncio.run(execute(copy))
     return json.loads(found.read_text(encoding="utf-8"))
 
 

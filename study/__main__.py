@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "execute every notebook and write report/",
     "report": "write report/ from the stored notebooks",
     "refresh": "execute the notebooks in place",
+    "sweep": "execute every notebook under many seeds, those of SEEDS; SCHEDULER: a Dask cluster's",
     "lab": "explore in JupyterLab, on copies in play/; more options are JupyterLab's",
     "quick": "lint, and the unit tests",
     "test": "all tests: test-code, then test-notebooks",
@@ -48,6 +49,11 @@ if arguments.command in ("run", "report", "refresh"):
     from study.run import main
 
     main(arguments.command, paths, arguments.jobs)
+elif arguments.command == "sweep":
+    from study.sweep import main
+
+    chosen = os.environ.get("SEEDS") or "0-4"
+    main(paths, chosen, arguments.jobs, os.environ.get("SCHEDULER"))
 else:
     from study.commands import carry_out
 

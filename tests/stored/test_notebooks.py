@@ -7,7 +7,7 @@ import statistics
 import nbformat
 import pytest
 
-from study import identity, publish, run
+from study import execute, identity, publish, stamps
 from study.report import EXPLORERS
 from study.settings import PROJECT
 
@@ -47,7 +47,7 @@ def test_the_chapters_are_there():
 
 
 def test_the_stamp_fits(notebook):
-    assert run.stale(notebook) == [], "execute it again with `make refresh`"
+    assert stamps.stale(notebook) == [], "execute it again with `make refresh`"
 
 
 def test_cells_were_run_once_in_order(notebook):
@@ -73,7 +73,7 @@ def test_no_widget_is_stored(notebook):
     """Without the kernel that made it, it would be shown as an error."""
     assert "widgets" not in notebook.metadata
     for cell in code_cells(notebook):
-        assert not any(run.WIDGET in output.get("data", {}) for output in cell.outputs)
+        assert not any(execute.WIDGET in output.get("data", {}) for output in cell.outputs)
 
 
 def test_every_check_passed_in_the_stored_output(notebook, path):
@@ -231,6 +231,6 @@ def test_some_outputs_are_compared(notebook):
 def test_a_change_of_the_widgets_makes_those_notebooks_stale_that_use_them_and_no_others(monkeypatch):
     read, before = identity.source_of, identity.source_hash("latent_digits.training", "latent_digits.latents")
     monkeypatch.setattr(identity, "source_of", lambda name: read(name) + "\nNEW = 1\n" * (name == "study.widgets"))
-    stale = [path.stem[:2] for path in PATHS if run.stale(nbformat.read(path, as_version=4))]
+    stale = [path.stem[:2] for path in PATHS if stamps.stale(nbformat.read(path, as_version=4))]
     assert stale == ["02", "04", "05", "06"]  # which end with something to play with
     assert identity.source_hash("latent_digits.training", "latent_digits.latents") == before  # nothing is trained anew

@@ -1,6 +1,5 @@
 """Killed anywhere: what is trained, cached and reported is in the end the same as without a disturbance."""
 
-import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -15,13 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import killed
-from around import plain_environment, wait_until
+from around import lives, make_project, plain_environment, wait_until
 from study.settings import PROJECT
 
 
@@ -92,23 +89,11 @@ report.finish()"""
 @pytest.fixture
 def project(tmp_path):
     """A project of two small notebooks, with the code of this one."""
-    folder = tmp_path / "project"
-    (folder / "notebooks").mkdir(parents=True)
-    for name in ("helpers.py", "requirements.txt", "Makefile"):
-        shutil.copy2(PROJECT / name, folder)
-    for name in ("latent_digits", "study"):
-        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    folder, sources = tmp_path / "project", {}
     for number, name in enumerate(("08_first", "09_second")):
-        code = NOTEBOOK.replace("PROJECT", repr(str(folder))).replace("NAME", repr(name)).replace("SEED", str(number))
-        cells = [new_markdown_cell(f"# {name}"), new_code_cell(code)]
-        nbformat.write(new_notebook(cells=cells), folder / "notebooks" / f"{name}.ipynb")
-    return folder
-
-
-def lives(process):
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
+        code = NOTEBOOK.replace("PROJECT", repr(str(folder))).replace("NAME", repr(name))
+        sources[name] = code.replace("SEED", str(number))
+    return make_project(folder, sources)
 
 
 def make_run(folder, seconds=600):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from study import run
+from study.execute import execute
 from study.settings import PROJECT
 
 PATHS = sorted((PROJECT / "notebooks" / "solutions").glob("*.ipynb"))
@@ -18,6 +18,6 @@ def test_every_notebook_has_solutions():
 def test_a_solution_runs(path, monkeypatch, tmp_path):
     monkeypatch.setenv("QUICK", "1")
     monkeypatch.setenv("OUTPUT", str(tmp_path))
-    notebook = asyncio.run(run.execute(path))
+    notebook = asyncio.run(execute(path))
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source)
     assert list(tmp_path.iterdir()) == []  # a solution writes no results

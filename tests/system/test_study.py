@@ -13,7 +13,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import study.execute
 import study.run
+import study.stamps
 from around import plain_environment
 from study import identity
 from study.settings import PROJECT
@@ -157,9 +159,9 @@ def test_after_an_error_what_runs_is_finished_and_nothing_else_is_started(monkey
             raise ValueError("on purpose")
         await asyncio.sleep(0.1)
 
-    monkeypatch.setattr(study.run, "execute", execute)
+    monkeypatch.setattr(study.execute, "execute", execute)
     with pytest.raises(ValueError, match="on purpose"):
-        study.run.execute_all(["first", "second", "third"], 2, lambda path, _: finished.append(path))
+        study.execute.execute_all(["first", "second", "third"], 2, lambda path, _: finished.append(path))
     assert started == ["first", "second"]
     assert finished == ["first"]
 
@@ -173,7 +175,7 @@ def test_refresh_stores_outputs_and_a_stamp_without_progress_bars(refreshed, ref
     notebook = nbformat.read(refreshed, as_version=4)
     stamp = notebook.metadata["latent_digits"]
     assert (stamp["data"], stamp["seed"], stamp["quick"], stamp["dtype"]) == ("digits", 0, False, "float32")
-    assert stamp["versions"]["torch"] == study.run.versions()["torch"]
+    assert stamp["versions"]["torch"] == study.stamps.versions()["torch"]
     assert "+" not in stamp["versions"]["torch"]
     assert "✓ two is two" in stream(notebook.cells[2], "stdout")
     assert not any("%|" in stream(cell, "stderr") for cell in notebook.cells[1:])
@@ -228,20 +230,20 @@ def stamped(refreshed):
     """The notebook as if it had been executed on MNIST."""
     notebook = nbformat.read(refreshed, as_version=4)
     notebook.metadata["latent_digits"]["data"] = "mnist"
-    assert study.run.stale(notebook) == []
+    assert study.stamps.stale(notebook) == []
     return notebook
 
 
 def test_a_stamp_notices_every_change(stamped, monkeypatch):
     notebook = stamped
     notebook.cells[0].source = "Prose may change."
-    assert study.run.stale(notebook) == []
+    assert study.stamps.stale(notebook) == []
     for key, value in (("data", "digits"), ("seed", 3), ("quick", True), ("dtype", "bfloat16")):
         changed = nbformat.from_dict(notebook)
         changed.metadata["latent_digits"] = notebook.metadata["latent_digits"] | {key: value}
-        assert any("not executed at full scale" in reason for reason in study.run.stale(changed))
-    monkeypatch.setattr(study.run, "versions", lambda: dict.fromkeys(study.run.VERSIONED, "0.1"))
-    assert any("torch 2" in reason for reason in study.run.stale(notebook))
+        assert any("not executed at full scale" in reason for reason in study.stamps.stale(changed))
+    monkeypatch.setattr(study.stamps, "versions", lambda: dict.fromkeys(study.stamps.VERSIONED, "0.1"))
+    assert any("torch 2" in reason for reason in study.stamps.stale(notebook))
 
 
 def test_a_stamp_notices_changed_cells_and_modules(stamped, monkeypatch):
@@ -253,18 +255,18 @@ def test_a_stamp_notices_changed_cells_and_modules(stamped, monkeypatch):
         monkeypatch.setattr(identity, "source_of", lambda name: edited.get(name) or read(name))
 
     edit("latent_digits.metrics", "max(0.0, ", "max(0.1, ")
-    assert study.run.stale(notebook) == []  # the notebook never reaches it
+    assert study.stamps.stale(notebook) == []  # the notebook never reaches it
     edit("study.report", "name must be letters", "a name must be letters")  # a message
-    assert study.run.stale(notebook) == []
+    assert study.stamps.stale(notebook) == []
     edit("study.report", "round(number, digits)", "round(-number, digits)")
-    assert any("code of ours behind it" in reason for reason in study.run.stale(notebook))
+    assert any("code of ours behind it" in reason for reason in study.stamps.stale(notebook))
     monkeypatch.setattr(identity, "source_of", read)
     notebook.cells[2].source += "\n1 + 1"
-    assert any("its code" in reason for reason in study.run.stale(notebook))
+    assert any("its code" in reason for reason in study.stamps.stale(notebook))
 
 
 def test_a_notebook_without_a_stamp_is_stale(small):
-    assert study.run.stale(nbformat.read(small, as_version=4)) == ["it has never been executed by `make refresh`"]
+    assert study.stamps.stale(nbformat.read(small, as_version=4)) == ["it has never been executed by `make refresh`"]
 
 
 @pytest.mark.parametrize("command", ["run", "refresh", "test", "report"])
