@@ -50,10 +50,10 @@ if arguments.command in ("run", "report", "refresh"):
 
     main(arguments.command, paths, arguments.jobs)
 elif arguments.command == "sweep":
-    from study.sweep import main
+    from study.sweep import command
 
     chosen = os.environ.get("SEEDS") or "0-4"
-    main(paths, chosen, arguments.jobs, os.environ.get("SCHEDULER"))
+    command(paths, chosen, arguments.jobs, os.environ.get("SCHEDULER"))
 else:
     from study.commands import carry_out
 

@@ -37,7 +37,7 @@ EXPLORERS = ("latents", "walk", "map", "components")
 class Report:
     """Checks, results and figures of one notebook."""
 
-    notebook: str
+    notebook: str | Path
     settings: Settings
     data: Data
     checks: list[dict] = field(default_factory=list)
@@ -46,6 +46,7 @@ class Report:
     explorers: dict[str, dict] = field(default_factory=dict)
 
     def __post_init__(self):
+        self.notebook = Path(self.notebook).name.removesuffix(".ipynb")
         if self.settings.part:  # whoever runs a copy of a notebook calls it by the copy's name
             self.notebook = self.settings.part.stem
         scale = "QUICK smoke run: numbers mean nothing" if self.settings.quick else "full scale"
@@ -142,9 +143,12 @@ class Report:
         """Keep images (n, 1, h, w) that the report's first page shows without a kernel.
 
         kind: of study/explorers.js, which also says what `facts` it needs. Saved as
-        explore_<kind>.json. Raises ValueError for an unknown kind and for pixels beyond [0, 1].
+        explore_<kind>.json. Raises ValueError for an unknown kind, for pixels beyond [0, 1], and
+        for facts that are no numbers, words, or lists or arrays of them.
         """
         require_choice(EXPLORERS, kind=kind)
+        for name, fact in facts.items():
+            require_json(**{name: fact})
         require_unit(images=images)
         columns = min(len(images), 64)
         height, width = images.shape[-2:]
@@ -235,6 +239,16 @@ def to_json(value: object, **form) -> bytes:
     """
     text = json.dumps(value, ensure_ascii=False, default=lambda other: other.tolist(), **form)
     return text.encode("utf-8", "replace")
+
+
+def require_json(**facts: object) -> None:
+    """Raise ValueError for what a file of JSON cannot hold."""
+    for name, fact in facts.items():
+        try:
+            to_json(fact)
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
+            rule = "numbers, words, or lists or arrays of them"
+            raise ValueError(f"{name} must be {rule}, got a {type(fact).__name__}") from error
 
 
 def as_number(**given: object) -> float:

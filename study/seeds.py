@@ -16,7 +16,7 @@ from scipy import stats
 from study.report import STYLE, show_value
 from study.settings import PROJECT
 
-STORED = PROJECT / "figures" / "seeds.json"
+SEEDS_FILE = PROJECT / "figures" / "seeds.json"
 # whose mean and range README gives, and the figure shows
 HEADLINES = {
     "01_supervised_cnn": ("test accuracy",),
@@ -64,7 +64,7 @@ def gather(stamp: dict, parts: Iterable[tuple[str, int, dict]]) -> dict:
 
 def read_seeds_file(path: Path | None = None) -> dict:
     """seeds.json as `gather` has it; without a file one that has nothing."""
-    path = path or STORED
+    path = path or SEEDS_FILE
     if not path.exists():
         return {"stamp": {"seeds": []}, "notebooks": {}}
     return json.loads(path.read_text(encoding="utf-8"))

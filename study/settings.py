@@ -16,6 +16,7 @@ from study.arguments import PROJECT
 
 SOURCES = ("auto", "mnist", "digits")
 YES, NO = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
+LONGEST_NAME = 255  # of a file or folder
 LARGEST_SEED = 2**32 - 1  # what NumPy and scikit-learn take; torch takes more
 
 
@@ -104,9 +105,12 @@ def read_switch(**setting: str) -> bool:
 def require_folder(**setting: Path) -> None:
     """Raise ValueError for a path that cannot be a folder, PermissionError for one of others."""
     ((name, path),) = setting.items()
-    there = next(one for one in (path, *path.parents) if os.path.exists(one))
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise ValueError(f"{name} must be a folder, got a name of more than {LONGEST_NAME} bytes")
+    # a link that leads nowhere is there, too
+    there = next(one for one in (path, *path.parents) if os.path.lexists(one))
     if not there.is_dir():
-        raise ValueError(f"{name} must be a folder, got {path}: {there} is a file")
+        raise ValueError(f"{name} must be a folder, got {path}: {there} is no folder")
     effective = os.access in os.supports_effective_ids
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
         raise PermissionError(f"{name} must be a folder that may be written, got {path}")

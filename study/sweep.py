@@ -139,7 +139,7 @@ class Running:
             time.sleep(0.05)
 
 
-def carry_out(task: Task, running: Running) -> dict:
+def execute_task(task: Task, running: Running) -> dict:
     """What a task leaves: its part of results.json, or its error."""
     begun = time.perf_counter()
     try:
@@ -150,14 +150,14 @@ def carry_out(task: Task, running: Running) -> dict:
             path = PROJECT / task.notebook
             part = running.run(execute(path, environment, quiet=True)).metadata["part"]
     except (Exception, asyncio.CancelledError) as error:
-        return {"error": describe(error)}
+        return {"error": describe_error(error)}
     if part is None:
         return {"error": "it leaves no results, as no Report is finished in it"}
     seconds = round(time.perf_counter() - begun, 1)
     return {"key": task.key, "part": part, "seconds": seconds, "processor": processor()}
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error in a few words, with the cell that it is of."""
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, CellExecutionError):
@@ -264,7 +264,7 @@ def sweep(paths: list[Path], seeds: list[int], jobs: int, scheduler: str | None)
     failed = 0
     # over all tasks, the mean gives the time that is left
     with tqdm(total=len(open_tasks), desc="sweep", unit="task", smoothing=0) as bar:
-        for task, record in spread[0](carry_out, open_tasks, spread[1]) if open_tasks else ():
+        for task, record in spread[0](execute_task, open_tasks, spread[1]) if open_tasks else ():
             if "error" in record:
                 failed += 1
                 bar.write(f"{task.name}: {record['error']}")
@@ -303,7 +303,7 @@ def write_seeds(tasks: list[Task], records: dict[str, dict]) -> None:
     say(f"Written: {output / 'seeds.json'} and {output / 'seeds.png'}")
 
 
-def main(paths: list[Path], seeds: str, jobs: int, scheduler: str | None) -> None:
+def command(paths: list[Path], seeds: str, jobs: int, scheduler: str | None) -> None:
     """The command; what ends it is said in a line."""
     try:
         chosen = read_seeds(seeds)

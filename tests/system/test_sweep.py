@@ -41,7 +41,7 @@ def start(folder, *options, **settings):
     command = [sys.executable, "-m", "study", "sweep", *options]
     environment = plain_environment() | {"QUICK": "1", "DATA": "digits"} | settings
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
     )
 
 

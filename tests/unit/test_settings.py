@@ -43,7 +43,7 @@ def test_d5_the_largest_seed_is_taken_by_all_that_the_notebooks_seed():
 @pytest.mark.parametrize("below", ["", "/figures"])
 def test_d3_a_file_in_place_of_a_folder_is_refused_at_the_start(tmp_path, name, below):
     (tmp_path / "file").write_bytes(b"mine")
-    with pytest.raises(ValueError, match=rf"{name} must be a folder, got .*file{below}: .*file is a file"):
+    with pytest.raises(ValueError, match=rf"{name} must be a folder, got .*file{below}: .*file is no folder"):
         h.Settings.from_environment({name: f"{tmp_path}/file{below}"})
     assert (tmp_path / "file").read_bytes() == b"mine"
 
