@@ -65,7 +65,6 @@ refresh: .venv/installed ## execute in place, from nothing: the stored outputs a
 	exec $(BIN)/python -m study refresh --jobs $(JOBS) $(NOTEBOOKS)
 
 sweep: .venv/installed   ## SEEDS=0-4: every notebook under each seed, 20 minutes for a new one; into figures/seeds.json
-	$(if $(SCHEDULER),$(BIN)/pip install --quiet --constraint requirements.txt --constraint constraints.txt --requirement requirements-cluster.txt)
 	exec $(BIN)/python -m study sweep --jobs $(JOBS) $(NOTEBOOKS)
 
 lint: .venv/installed    ## tidy code and notebooks

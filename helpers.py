@@ -49,6 +49,10 @@ with install_import_hook(
     from study.report import (
         Report as Report,
     )
+    from study.seeds import (
+        over_seeds as over_seeds,
+        compare_over_seeds as compare_over_seeds,
+    )
 
     from study.drawings import (
         draw_vae as draw_vae,

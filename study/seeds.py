@@ -11,8 +11,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from scipy import stats
 
+from latent_digits.checks import require_whole
 from study.report import STYLE, show_value
 from study.settings import PROJECT
 
@@ -63,70 +65,62 @@ def gather(stamp: dict, parts: Iterable[tuple[str, int, dict]]) -> dict:
 
 
 def read_seeds_file(path: Path | None = None) -> dict:
-    """seeds.json as `gather` has it; without a file one that has nothing."""
+    """seeds.json as `gather` has it. Raises FileNotFoundError where no sweep has been made."""
     path = path or SEEDS_FILE
     if not path.exists():
-        return {"stamp": {"seeds": []}, "notebooks": {}}
+        raise FileNotFoundError(f"{path} must be there: make it with `make sweep`")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def values_of(everything: Mapping, notebook: str, result: str) -> dict[str, float]:
-    """A result by seed. Raises ValueError where it is not there."""
+def row_of(everything: Mapping, notebook: str, result: str) -> dict:
+    """A result: unit, digits, and its values by seed. Raises ValueError where it is not there."""
     there = everything["notebooks"].get(notebook, {})
     if result not in there:
         raise ValueError(f"result must be one of {notebook} in seeds.json, got {result!r}")
-    return there[result]["by_seed"]
+    return there[result]
 
 
 def show(value: float, row: Mapping) -> str:
-    """A value with the digits and the unit of its result."""
-    unit = f" {row['unit']}" if row["unit"] else ""
-    return f"{show_value({'value': value, 'digits': row['digits']})}{unit}"
+    """A value with the digits of its result."""
+    return show_value({"value": float(value), "digits": row["digits"]})
 
 
-def show_range(values: Iterable[float], row: Mapping) -> str:
-    """(99.38 to 99.55)."""
-    low, high = (show_value({"value": f(values), "digits": row["digits"]}) for f in (min, max))
-    return f"({low} to {high})"
-
-
-def over_seeds(notebook: str, *results: str) -> str:
-    """A sentence for each result: its mean and range over the seeds of the sweep."""
-    everything, lines = read_seeds_file(), []
-    if not everything["notebooks"]:
-        return "No sweep has been made yet: see `make sweep`."
+def over_seeds(notebook: str, *results: str) -> pd.DataFrame:
+    """Mean and range of results over the seeds of the sweep, one in a row."""
+    everything, rows = read_seeds_file(), {}
     for result in results:
-        values = list(values_of(everything, notebook, result).values())
-        row = everything["notebooks"][notebook][result]
-        mean, spread = show(float(np.mean(values)), row), show_range(values, row)
-        lines.append(f"{result}: {mean}, the mean of {len(values)} trainings {spread}")
-    return "\n".join(lines)
+        row = row_of(everything, notebook, result)
+        values = list(row["by_seed"].values())
+        found = {"mean": np.mean(values), "lowest": min(values), "highest": max(values)}
+        rows[result] = {name: show(value, row) for name, value in found.items()}
+        rows[result] |= {"unit": row["unit"], "trainings": len(values)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("over seeds")
 
 
 def compare_over_seeds(notebook: str, first: str, second: str) -> str:
-    """By how much the first result exceeds the second, over the seeds that have both.
+    """By how much the first result exceeds the second, seed by seed, in a sentence.
 
-    The interval is Student's, at 95 %, of the mean difference within a seed. Where it holds 0 the
-    two are called indistinguishable.
+    Where Student's interval of the mean difference, at 95 %, holds 0, the two are called
+    indistinguishable.
     """
     everything = read_seeds_file()
-    if not everything["notebooks"]:
-        return "No sweep has been made yet: see `make sweep`."
-    ours, others = (values_of(everything, notebook, result) for result in (first, second))
-    seeds = [seed for seed in ours if seed in others]
-    gaps = np.array([ours[seed] - others[seed] for seed in seeds])
-    row = everything["notebooks"][notebook][first]
+    row, other = (row_of(everything, notebook, result) for result in (first, second))
+    seeds = [seed for seed in row["by_seed"] if seed in other["by_seed"]]
+    gaps = np.array([row["by_seed"][seed] - other["by_seed"][seed] for seed in seeds])
     low, high = interval(gaps)
-    words = f"{first}, less {second}: {show(gaps.mean(), row)}, the mean of {len(seeds)} trainings "
-    words += f"{show_range(gaps, row)}; 95 % interval of the mean "
-    words += show_range((low, high), row).strip("()")
-    return words + (": indistinguishable" if low <= 0 <= high else "")
+    unit = f" {row['unit']}" if row["unit"] else ""
+    shown = [show(value, row) for value in (gaps.mean(), gaps.min(), gaps.max(), low, high)]
+    words = (
+        "{} less {}: {}{unit}, the mean of {count} trainings ({} to {}; 95 % interval of the mean "
+        "{} to {})"
+    )
+    said = words.format(first, second, *shown, unit=unit, count=len(seeds))
+    return said + (": indistinguishable" if low <= 0 <= high else "")
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Student's interval, at 95 %, of the mean."""
-    if len(values) < 2:
-        return -np.inf, np.inf
+    """Student's interval, at 95 %, of the mean. Raises ValueError for fewer than two values."""
+    require_whole(2, **{"number of seeds": len(values)})
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return values.mean() - half, values.mean() + half
 

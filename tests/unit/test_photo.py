@@ -77,6 +77,24 @@ def test_e3_it_does_not_matter_where_the_digit_is(top, left):
     torch.testing.assert_close(h.prepare_digit(large(seven, 28, top=top, left=left)), expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("height", [60, 90, 28])
+@pytest.mark.parametrize("width", [2_000, 6_000])
+def test_e3_the_sheet_may_be_a_narrow_strip(height, width):
+    seven = (h.rasterize(STROKES)[0, 0].numpy() * 255).astype(np.uint8)
+    strip = np.full((height, width), 255, np.uint8)
+    strip[:28, width // 3 : width // 3 + 28] -= seven
+    for sheet in (strip, strip.T):
+        x, expected = h.prepare_digit(sheet)[0, 0], h.prepare_digit(255 - seven)[0, 0]
+        assert ((x if sheet is strip else x.T) - expected).abs().mean() < 0.02
+
+
+def test_e3_a_small_digit_is_found_on_a_large_clean_sheet():
+    seven = (h.rasterize(STROKES)[0, 0].numpy() * 255).astype(np.uint8)
+    sheet = np.full((3_000, 4_000), 255, np.uint8)
+    sheet[1_000:1_056, 3_000:3_056] -= seven.repeat(2, 0).repeat(2, 1)
+    assert (h.prepare_digit(sheet) - h.prepare_digit(255 - seven)).abs().mean() < 0.03
+
+
 COLOURS = {
     "red on white": ((200, 20, 20), (255, 255, 255)),
     "yellow on blue": ((250, 240, 20), (10, 20, 120)),

@@ -64,11 +64,23 @@ def test_f2_a_notebook_alone_says_what_to_do(tmp_path, found_from):
         found_from(tmp_path)
 
 
+def test_f2_a_folder_that_may_not_be_read_is_passed_over(with_nobody, monkeypatch):
+    """A PermissionError would say nothing of what to do."""
+    folder, become_nobody = with_nobody
+    (folder / "locked" / "latent_digits").mkdir(parents=True)
+    (folder / "locked").chmod(0o000)
+    (folder / "cell.py").write_text(finding(NOTEBOOKS[0]), encoding="utf-8")
+    monkeypatch.chdir(folder)
+    become_nobody()
+    with pytest.raises(ModuleNotFoundError, match="needs its repository: clone it into this folder"):
+        runpy.run_path(str(folder / "cell.py"))
+
+
 def test_f6_make_calls_what_a_place_without_make_has():
     make = (PROJECT / "Makefile").read_text(encoding="utf-8")
     called = dict(re.findall(r"^([\w-]+): \.venv/installed.*\n\texec \$\(BIN\)/python -m study ([\w-]+)", make, re.M))
     assert called == {name: name for name in called}
-    assert set(called) == {"run", "report", "refresh", "lab", "quick", "test", "test-code", "test-notebooks"}
+    assert set(called) == {"run", "report", "refresh", "sweep", "lab", "quick", "test", "test-code", "test-notebooks"}
 
 
 def test_f6_the_tests_are_those_of_make(monkeypatch):

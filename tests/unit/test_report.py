@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -146,6 +147,19 @@ def test_d6_numbers_of_numpy_and_torch_and_broken_letters_are_kept(report):
     kept = json.loads((folder / "results.json").read_text(encoding="utf-8"))[report.notebook]
     assert kept["figures"][0]["headline"] is True
     assert kept["checks"][0]["claim"] == "half a pair ?"
+
+
+@pytest.mark.cases
+@pytest.mark.parametrize("fact", [object(), {"a": {1, 2}}, [len], {(1, 2): 3}])
+def test_d6_facts_that_no_file_can_hold_are_refused_by_name(report, fact):
+    with pytest.raises(ValueError, match="places must be numbers, words, or lists or arrays of them, got a"):
+        report.explorer("map", torch.zeros(2, 1, 2, 2), places=fact)
+
+
+@pytest.mark.cases
+def test_d1_a_report_may_be_named_by_a_path(settings, data):
+    assert h.Report(Path("notebooks") / "05_mine.ipynb", settings, data).notebook == "05_mine"
+    assert h.Report("05_mine", settings, data).notebook == "05_mine"
 
 
 @pytest.mark.cases

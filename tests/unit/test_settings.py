@@ -48,6 +48,19 @@ def test_d3_a_file_in_place_of_a_folder_is_refused_at_the_start(tmp_path, name, 
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("name", ["OUTPUT", "CACHE"])
+def test_d3_a_link_to_nowhere_and_a_name_too_long_are_refused_at_the_start(tmp_path, name):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for below in ("", "/figures"):
+        with pytest.raises(ValueError, match=rf"{name} must be a folder, got .*link{below}: .*link is no folder"):
+            h.Settings.from_environment({name: f"{tmp_path}/link{below}"})
+    with pytest.raises(ValueError, match=f"{name} must be a folder, got a name of more than 255 bytes"):
+        h.Settings.from_environment({name: f"{tmp_path}/{'é' * 128}/figures"})
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "good").symlink_to(tmp_path / "folder")
+    h.Settings.from_environment({name: f"{tmp_path}/good/figures"})
+
+
 def test_d3_folders_that_may_not_be_written_are_told_at_the_start(with_nobody):
     folder, become_nobody = with_nobody
     folder.chmod(0o555)

@@ -180,11 +180,24 @@ def test_thickness_is_in_pixels_and_a_point_is_a_dot():
 
 
 @pytest.mark.parametrize(
-    "strokes", [[], [[]], [[(0, math.nan), (1, 1)]], [[(0, 0)], [(math.inf, 1)]], [[(0, 0, 1, 1)]], [[3.0]]]
+    "strokes",
+    [
+        *([], [[]], [[(0, math.nan), (1, 1)]], [[(0, 0)], [(math.inf, 1)]], [[(0, 0, 1, 1)]], [[3.0]]),
+        *([1, 2, 3], [[(1, 2), (3,)]], [[{"x": 1, "y": 2}]], ["ab"]),
+    ],
 )
 def test_strokes_that_cannot_be_drawn(strokes):
     with pytest.raises(ValueError, match=r"strokes must be lists of finite points \(x, y\), got"):
         h.rasterize(strokes)
+
+
+@pytest.mark.cases
+def test_e2_strokes_may_be_tensors_of_any_kind():
+    strokes = [[(0, 0), (5, 9), (2, 3)], [(1, 1), (4, 4), (0, 2)]]
+    expected = h.rasterize(strokes)
+    for made in (torch.tensor(strokes).float().requires_grad_(), torch.tensor(strokes).bfloat16(), np.array(strokes)):
+        torch.testing.assert_close(h.rasterize(made), expected)
+        torch.testing.assert_close(h.rasterize(list(made)), expected)
 
 
 @pytest.mark.parametrize("thickness", [0, -1, 20, math.nan])
