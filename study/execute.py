@@ -100,14 +100,19 @@ def ending_at_signals() -> Iterator[None]:
 
 
 async def execute(
-    path: Path, environment: Mapping[str, str] | None = None, quiet: bool = False
+    path: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    without: str = "",
+    quiet: bool = False,
 ) -> NotebookNode:
     """The notebook at `path`, executed in a fresh kernel. A failing cell raises.
 
     What its Report has left stands in the metadata, as "part". environment: what the kernel has
-    beside our own. quiet: without a progress bar.
+    beside our own. without: a tag whose cells are left out. quiet: without a progress bar.
     """
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [c for c in notebook.cells if without not in c.metadata.get("tags", ())]
     cells = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     bar = tqdm(total=len(cells), desc=path.stem, unit="cell", disable=quiet)
     client = Client(
@@ -134,14 +139,18 @@ async def execute(
             # left there where a kernel has died while it began, it ends in a traceback
             atexit.unregister(client._cleanup_kernel)
         found = json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
-    # a widget lives as long as its kernel: stored, it would be an error message
+    remove_widgets(notebook)
+    notebook.metadata["part"] = found
+    return notebook
+
+
+def remove_widgets(notebook: NotebookNode) -> None:
+    """A widget lives as long as its kernel: stored, it would be an error message."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [
                 output for output in cell.outputs if WIDGET not in output.get("data", {})
             ]
-    notebook.metadata["part"] = found
-    return notebook
 
 
 def failed_cell(notebook: NotebookNode) -> str:

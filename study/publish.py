@@ -6,6 +6,7 @@ lies the notebook that it shows: the one that was executed, whatever has become 
 of the course that a notebook links to are pages, too.
 """
 
+import contextlib
 import html
 import json
 import re
@@ -28,6 +29,7 @@ from pygments.lexers import PythonLexer
 from study.arguments import PROJECT
 from study.files import atomic_write
 from study.report import EXPLORERS, STYLE, show_value
+from study.seeds import describe_seeds, read_seeds_file
 
 # of the templates, wherever the report goes
 HERE = Path(__file__).resolve().parent
@@ -143,7 +145,7 @@ def write_index(
     names = sorted(name for name in notebooks if (folder / f"{name}.html").exists())
     results = {name: results[name] for name in names if name in results}
     if figures != folder / "figures":
-        for path in [*figures.glob("[!.]*.png"), figures / "results.json"]:
+        for path in [*figures.glob("[!.]*.png"), figures / "results.json", figures / "seeds.json"]:
             if path.is_file():
                 atomic_write(folder / "figures" / path.name, path.read_bytes())
     cycle = rc_params_from_file(STYLE, use_default_template=False)["axes.prop_cycle"]
@@ -151,10 +153,20 @@ def write_index(
         chapters=[describe(name, notebooks[name], results.get(name)) for name in names],
         explorers=read_explorers(figures),
         colours=[f"#{colour}" for colour in cycle.by_key()["color"]],
+        seeds=read_seeds_of(figures),
         partly=any(one["quick"] or one["data"] != "mnist" for one in results.values()),
     )
     atomic_write(folder / "index.html", page.encode())
     return folder / "index.html"
+
+
+def read_seeds_of(figures: Path) -> str:
+    """What seeds.png shows, in words; nothing where there is none."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        everything = read_seeds_file(figures / "seeds.json")
+        if (figures / "seeds.png").is_file():
+            return describe_seeds(everything)
+    return ""
 
 
 def read_explorers(figures: Path) -> dict[str, dict]:

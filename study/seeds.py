@@ -94,7 +94,9 @@ def over_seeds(notebook: str, *results: str) -> pd.DataFrame:
         found = {"mean": np.mean(values), "lowest": min(values), "highest": max(values)}
         rows[result] = {name: show(value, row) for name, value in found.items()}
         rows[result] |= {"unit": row["unit"], "trainings": len(values)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("over seeds")
+    stamp = everything["stamp"]
+    name = f"{stamp['data']}, seeds {', '.join(map(str, stamp['seeds']))}"
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(name)
 
 
 def compare_over_seeds(notebook: str, first: str, second: str) -> str:
@@ -125,19 +127,37 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return values.mean() - half, values.mean() + half
 
 
-def draw_seeds(everything: Mapping) -> bytes:
-    """How far seeds differ, as a PNG: a row for each headline, with a point for each seed."""
-    rows = [
-        (notebook, result)
+def shown_rows(everything: Mapping) -> list[tuple[str, str, dict]]:
+    """Notebook, name and values of each headline that is there."""
+    return [
+        (notebook, result, everything["notebooks"][notebook][result])
         for notebook, results in HEADLINES.items()
         for result in results
         if result in everything["notebooks"].get(notebook, {})
     ]
+
+
+def mean_and_range(row: Mapping) -> str:
+    """A result as README has it: −51.1 (−51.5 to −50.8)."""
+    values = list(row["by_seed"].values())
+    return f"{show(np.mean(values), row)} ({show(min(values), row)} to {show(max(values), row)})"
+
+
+def describe_seeds(everything: Mapping) -> str:
+    """What the figure shows, in words."""
+    rows = shown_rows(everything)
+    listed = "; ".join(f"{result} {mean_and_range(row)}" for _, result, row in rows)
+    count = len(everything["stamp"]["seeds"])
+    return f"Results of {count} trainings, a dot for each, and in words mean and range: {listed}"
+
+
+def draw_seeds(everything: Mapping) -> bytes:
+    """How far seeds differ, as a PNG: a row for each headline, with a point for each seed."""
+    rows = shown_rows(everything)
     with plt.style.context(STYLE):
-        size = (9, 0.9 + 0.62 * max(1, len(rows)))
+        size = (9, 0.6 + 0.55 * max(1, len(rows)))
         figure, axes = plt.subplots(max(1, len(rows)), 1, figsize=size, squeeze=False)
-        for ax, (notebook, result) in zip(axes[:, 0], rows, strict=False):
-            row = everything["notebooks"][notebook][result]
+        for ax, (notebook, result, row) in zip(axes[:, 0], rows, strict=False):
             draw_row(ax, f"{notebook[:2]} · {result}", row)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
@@ -146,15 +166,16 @@ def draw_seeds(everything: Mapping) -> bytes:
 
 
 def draw_row(ax: plt.Axes, name: str, row: Mapping) -> None:
-    """One result: a point for each seed, and a line at the mean."""
-    values = np.array(list(row["by_seed"].values()))
-    ax.plot(values, np.zeros(len(values)), "o", alpha=0.7)
+    """One result: a dot for each seed, equal ones above each other, and a line at the mean."""
+    values = np.sort(list(row["by_seed"].values()))
+    heights = np.arange(len(values)) - np.searchsorted(values, values)
+    ax.plot(values, heights, "o", ms=5)
     ax.axvline(values.mean(), color="black", lw=1)
-    for seed, value in row["by_seed"].items():
-        ax.annotate(seed, (value, 0), (0, 6), textcoords="offset points", ha="center", fontsize=7)
     unit = f" ({row['unit']})" if row["unit"] else ""
     ax.set_ylabel(f"{name}{unit}", rotation=0, ha="right", va="center")
-    ax.set(yticks=[], ylim=(-1, 2))
+    ax.set(yticks=[], ylim=(-0.8, max(2, heights.max() + 1)))
+    ax.locator_params(axis="x", nbins=4)
+    ax.ticklabel_format(axis="x", useOffset=False)
     ax.grid(False)
     ax.spines[["top", "left", "right"]].set_visible(False)
     ax.margins(x=0.1)
