@@ -1,6 +1,6 @@
 # The commands are those of `python -m study`, which does the same without make.
 # QUICK=1, SEED=n, DATA=digits, MNIST_ROOT=folder and JOBS=n may be put before any of these.
-.PHONY: run sweep quick test test-code test-notebooks report lab bench groups published mutate refresh lint hooks clean
+.PHONY: run sweep quick test test-code test-notebooks report lab bench published mutate refresh lint hooks clean
 PYTHON ?= python3
 BIN := .venv/bin
 # all of them, in an order in which none waits long for what another trains; each in quotes, for names with spaces
@@ -50,9 +50,6 @@ bench: .venv/installed   ## hours: arithmetic, speed beside what one would pick 
 	$(BIN)/pip install --quiet --constraint requirements.txt --requirement benchmarks/requirements.txt
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/bench.py --output $(BENCH)
 
-groups: .venv/installed  ## a quarter of an hour: the ten groups of notebook 06 for five VAEs; into benchmarks/
-	$(BIN)/python benchmarks/groups.py
-
 published: .venv/installed ## two hours: a VAE as Burda et al. 2016 trained it, beside their number; into benchmarks/
 	$(BIN)/python benchmarks/published.py
 
@@ -64,7 +61,7 @@ mutate: .venv/installed  ## 30 minutes: change the maths in each place, and see 
 refresh: .venv/installed ## execute in place, from nothing: the stored outputs and figures/
 	exec $(BIN)/python -m study refresh --jobs $(JOBS) $(NOTEBOOKS)
 
-sweep: .venv/installed   ## SEEDS=0-4: every notebook under each seed, 20 minutes for a new one; into figures/seeds.json
+sweep: .venv/installed   ## SEEDS=0-4: every notebook under each seed, 15 minutes for a new one; into figures/seeds.json
 	exec $(BIN)/python -m study sweep --jobs $(JOBS) $(NOTEBOOKS)
 
 lint: .venv/installed    ## tidy code and notebooks

@@ -38,8 +38,8 @@ def table(found):
     """The file as the lines of benchmarks/README.md."""
     head = "| tasks | threads: seconds | ms for each | Dask: seconds | ms for each |"
     rows = [
-        f"| {count} | {one['seconds']:.2f} | {one['ms for each task']:.1f} "
-        f"| {two['seconds']:.2f} | {two['ms for each task']:.1f} |"
+        f"| {count} | {one['seconds']:.2f} | {one['ms for each task']:.2f} "
+        f"| {two['seconds']:.2f} | {two['ms for each task']:.2f} |"
         for count, one, two in zip(found["threads"], found["threads"].values(), found["dask"].values(), strict=True)
     ]
     return [head, "| --- | --- | --- | --- | --- |", *rows]

@@ -82,7 +82,8 @@ def row_of(everything: Mapping, notebook: str, result: str) -> dict:
 
 def show(value: float, row: Mapping) -> str:
     """A value with the digits of its result."""
-    return show_value({"value": float(value), "digits": row["digits"]})
+    # + 0.0: a zero has no sign
+    return show_value({"value": round(float(value), row["digits"]) + 0.0, "digits": row["digits"]})
 
 
 def over_seeds(notebook: str, *results: str) -> pd.DataFrame:

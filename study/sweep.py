@@ -10,6 +10,7 @@ versions are others is refused.
 
 import asyncio
 import contextlib
+import functools
 import json
 import platform
 import re
@@ -33,7 +34,7 @@ from study.identity import digest
 from study.recipes import load_data
 from study.report import say, to_json
 from study.seeds import draw_seeds, gather
-from study.settings import LARGEST_SEED, PROJECT, Settings
+from study.settings import LARGEST_SEED, PROJECT, Settings, require_folder
 from study.stamps import OLD_INSTRUCTIONS, SEEDS, STORED, code_hash, versions
 
 MOST_TASKS = 100_000
@@ -209,7 +210,7 @@ def on_cluster(work: Callable[[Task, Running], dict], tasks: list[Task], schedul
     with client:
         count = len(client.scheduler_info(n_workers=-1)["workers"])
         tqdm.write(f"{count} workers; Dask's dashboard: {client.dashboard_link}")
-        futures = client.map(by_worker, [work] * len(tasks), tasks, pure=False)
+        futures = client.map(functools.partial(by_worker, work, client.id), tasks, pure=False)
         task_of = dict(zip([future.key for future in futures], tasks, strict=True))
         try:
             found = distributed.as_completed(futures, with_results=True, raise_errors=False)
@@ -219,20 +220,20 @@ def on_cluster(work: Callable[[Task, Running], dict], tasks: list[Task], schedul
                 future.release()
         finally:
             client.cancel(futures)
-            client.run(end_worker)
+            client.run(end_worker, client.id)
 
 
-def by_worker(work: Callable[[Task, Running], dict], task: Task) -> dict:
-    """`work` in a thread of a Dask worker."""
+def by_worker(work: Callable[[Task, Running], dict], client: str, task: Task) -> dict:
+    """`work` in a thread of a Dask worker, for one of its clients."""
     import distributed
 
     # on the worker, where `end_worker` finds it
-    return work(task, vars(distributed.get_worker()).setdefault("notebooks", Running()))
+    return work(task, vars(distributed.get_worker()).setdefault(f"of {client}", Running()))
 
 
-def end_worker(dask_worker) -> None:
-    """End what a Dask worker has at work for us; those that follow begin anew."""
-    vars(dask_worker).pop("notebooks", Running()).end()
+def end_worker(client: str, dask_worker=None) -> None:
+    """End what a Dask worker has at work for a client. Dask gives the worker."""
+    vars(dask_worker).pop(f"of {client}", Running()).end()
 
 
 # --- the sweep ---
@@ -258,15 +259,19 @@ def sweep(paths: list[Path], seeds: list[int], jobs: int, scheduler: str | None)
 
     Whether all could be. A task that fails is named, and the others go on.
     """
-    tasks, folder = find_tasks(paths, seeds), Settings.from_environment().cache / "sweep"
+    folder = Settings.from_environment().cache / "sweep"
+    require_folder(CACHE=folder)  # without it nothing could be kept
+    tasks = find_tasks(paths, seeds)
     records = {task.key: read_record(folder, task) for task in tasks}
     open_tasks = [task for task in tasks if not records[task.key]]
     say(f"{len(tasks)} tasks, of which {len(tasks) - len(open_tasks)} were finished before")
-    spread = (on_cluster, scheduler) if scheduler else (locally, jobs)
-    failed = 0
+    failed, done = 0, ()
+    if open_tasks:
+        spread, where = (on_cluster, scheduler) if scheduler else (locally, jobs)
+        done = spread(execute_task, open_tasks, where)
     # over all tasks, the mean gives the time that is left
     with tqdm(total=len(open_tasks), desc="sweep", unit="task", smoothing=0) as bar:
-        for task, record in spread[0](execute_task, open_tasks, spread[1]) if open_tasks else ():
+        for task, record in done:
             if "error" in record:
                 failed += 1
                 bar.write(f"{task.name}: {record['error']}")

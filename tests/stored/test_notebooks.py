@@ -101,10 +101,13 @@ def test_every_figure_is_stored(notebook, path):
     assert all(len(alt.split()) >= 8 for alt in words)  # not the name alone
 
 
+OF_ALL = {"results.json", "seeds.json", "seeds.png"}
+
+
 def test_nothing_is_left_over_in_the_figures():
     figures = {figure["file"] for entry in RESULTS.values() for figure in entry["figures"]}
     explorers = {f"explore_{kind}.json" for kind in EXPLORERS}
-    assert {path.name for path in (PROJECT / "figures").glob("[!.]*")} <= figures | explorers | {"results.json"}
+    assert {path.name for path in (PROJECT / "figures").glob("[!.]*")} <= figures | explorers | OF_ALL
 
 
 # numbers in answers and alternative texts that are settings, and no results

@@ -10,16 +10,16 @@ from types import SimpleNamespace
 import arithmetic
 import bench
 import device
-import groups
-import numpy as np
 import published
 import pytest
+import scaling
 import sides
 import torch
 
 import helpers as h
 from latent_digits.networks import PixelUpscale
 from study.settings import PROJECT
+from study.sweep import locally
 
 
 class Known:
@@ -373,26 +373,6 @@ def test_on_a_device_every_part_is_run_and_held_against_its_floor(monkeypatch, c
     assert "log p(x), test (nats)" in end["missed"]
 
 
-def test_groups_of_several_vaes_are_measured_without_a_label(monkeypatch):
-    """Ten digits, each two clouds that touch: held-out draws ask for twenty components, the cut joins the clouds."""
-    rng = np.random.default_rng(0)
-    digits, side = rng.integers(0, 10, 3000), rng.choice([-1.0, 1.0], 3000)
-    centres = 7 * np.eye(10)[digits]
-    centres[:, 0] += 2.5 * side
-    draws = [centres + rng.normal(size=centres.shape) for _ in range(4)]
-    monkeypatch.setattr(groups, "latents", lambda *_: (draws[:3], draws[3]))
-    monkeypatch.setattr(groups, "COUNTS", (10, 20))
-    monkeypatch.setattr(groups, "STARTS", range(1))
-    found = groups.measure(None, SimpleNamespace(test_y=torch.from_numpy(digits)))
-    assert found["components"] == 20
-    accuracy = found["accuracy (%)"]
-    assert accuracy["ten groups, one-to-one"][0] > 95
-    assert accuracy["ten components, named by majority"][0] >= accuracy["ten components, one-to-one"][0] > 50
-    words = groups.describe({"seeds": {"0": found, "1": found}})
-    assert words.startswith(f"The VAEs of 2 seeds reach {accuracy['ten groups, one-to-one'][0]:.1f}, ")
-    assert set(found["held-out log-likelihood (nats)"]) == {10, 20}
-
-
 def test_the_published_networks_log_prob_is_exact_where_its_latents_say_nothing():
     model = h.build(published.published_vae, 3, hidden=4, seed=0)
     for part, bias in ((model.encoder[-1], 0.0), (model.decoder[-2], 0.7)):  # q(z|x) = N(0, I), p(x|z) without z
@@ -414,3 +394,12 @@ def test_the_published_networks_images_are_binarised_afresh_with_their_grey_valu
     assert all(((binary == 0) | (binary == 1)).all() for binary in seen)
     assert abs(seen[0].mean() - 0.3) < 0.02
     assert not seen[0].equal(seen[1])
+
+
+def test_the_sweeps_own_cost_is_measured_over_all_tasks():
+    found = scaling.measure(locally, 2, 10)
+    assert found["ms for each task"] == pytest.approx(100 * found["seconds"])
+    assert found["processor seconds"] >= 0
+    stored = {"threads": {"10": found}, "dask": {"10": found}}
+    *_, row = scaling.table(stored)
+    assert row.startswith(f"| 10 | {found['seconds']:.2f} | {found['ms for each task']:.2f} |")
