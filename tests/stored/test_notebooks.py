@@ -177,12 +177,9 @@ FROM_ELSEWHERE = {
     },
     "04_sampling": {},
     "05_log_probability": {
-        **dict.fromkeys(["0.58", "1.69"], "runs with seeds 1 and 2, in bfloat16"),
         **dict.fromkeys(["826.3", "991.4"], "reported by Wu et al. 2017, table 2"),
     },
-    "06_gaussian_mixture": dict.fromkeys(
-        ["82.6", "75.7", "90.7", "84.1", "79.1"], "benchmarks/groups.json, see test_readme.py"
-    ),
+    "06_gaussian_mixture": {},
 }
 
 
@@ -217,7 +214,8 @@ def test_rhythm(notebook, path):
     assert statistics.median(lengths) <= 10
     assert max(lengths) <= 30
     assert any(cell.source.startswith("> **Verdict.**") or "\n> **Verdict.**" in cell.source for cell in notebook.cells)
-    assert "report.finish()" in code_cells(notebook)[-1].source
+    ours = [cell for cell in code_cells(notebook) if stamps.SEEDS not in cell.metadata.get("tags", ())]
+    assert "report.finish()" in ours[-1].source  # what seeds say comes after it
     for part in ("**Limits.**", "**Exercises.**"):
         assert part in last
     for link in re.findall(r"\]\(([^)]+)\)", last):
