@@ -353,6 +353,13 @@ CASES = {
         (r"train_y must be (in \[0, 1\]|digits)", lambda: h.fit_conv_latents(small_data(train_y=digits(20) - 1), settings())),
     ],
     "sharpness": [("parameter 'x'", lambda: h.sharpness(images()[0]))],
+    "over_seeds": [
+        ("result must be one of 01_supervised_cnn .* got 'none'", lambda: h.over_seeds("01_supervised_cnn", "none")),
+        ("result must be one of 07_none .* got 'test accuracy'", lambda: h.over_seeds("07_none", "test accuracy")),
+    ],
+    "compare_over_seeds": [
+        ("must be .* got 'none'", lambda: h.compare_over_seeds("01_supervised_cnn", "test accuracy", "none")),
+    ],
     "draw_start": [
         ("n must be a whole number of at least 1, got 0", lambda: h.draw_start(0, settings())),
         ("latent_size must be .* got 1.5", lambda: h.draw_start(2, settings(), 1.5)),
