@@ -282,6 +282,8 @@ def sweep(paths: list[Path], seeds: list[int], jobs: int, scheduler: str | None)
     if failed:
         say(f"{failed} of {len(tasks)} tasks failed, see above; the others are kept")
         return False
+    if find_tasks(paths, seeds) != tasks:  # else the stamp would be that of the new code
+        raise ValueError("the code has changed while the sweep ran: start it again")
     write_seeds(tasks, records)
     return True
 

@@ -140,6 +140,29 @@ def test_a_task_is_found_again_by_all_that_decides_it(tmp_path, monkeypatch):
     assert not changed & {task.key for task in sweep.find_tasks(paths, [0, 1])}
 
 
+def test_seeds_are_not_stamped_with_code_that_changed_meanwhile(tmp_path, monkeypatch):
+    path = tmp_path / "01_a.ipynb"
+    nbformat.write(notebook("a = 1"), path)
+    for name, value in {"DATA": "digits", "QUICK": "1", "CACHE": f"{tmp_path}", "OUTPUT": f"{tmp_path}"}.items():
+        monkeypatch.setenv(name, value)
+
+    def edited_meanwhile(work, tasks, jobs):
+        nbformat.write(notebook("a = 2"), path)
+        for task in tasks:
+            yield task, {"key": task.key, "part": part(a=1.0), "seconds": 1, "processor": "any"}
+
+    monkeypatch.setattr(sweep, "locally", edited_meanwhile)
+    with pytest.raises(ValueError, match="the code has changed while the sweep ran: start it again"):
+        sweep.sweep([path], [0, 1], 1, None)
+    assert not (tmp_path / "seeds.json").exists()
+    monkeypatch.setattr(
+        sweep, "locally", lambda work, tasks, jobs: iter([(t, {"error": "none is left"}) for t in tasks])
+    )
+    nbformat.write(notebook("a = 1"), path)
+    assert sweep.sweep([path], [0, 1], 1, None)  # what was executed before is kept
+    assert (tmp_path / "seeds.json").exists()
+
+
 def test_every_headline_is_a_result():
     results = json.loads((PROJECT / "figures" / "results.json").read_text(encoding="utf-8"))
     for name, headlines in seeds.HEADLINES.items():
