@@ -10,9 +10,11 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
@@ -23,12 +25,34 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONUTF8": "1"}
 
 
+class Kernel(AsyncKernelManager):
+    """A kernel that is reached by files of a folder, where that can be: a port may be taken.
+
+    (Ports are chosen before the kernel opens them. Of many kernels that start at once, two may have
+    one, and each then reads the other's messages.)
+    """
+
+    def __init__(self, folder: str):
+        short = len(os.fsencode(folder)) < 80  # the path of a socket has 104 bytes at most
+        super().__init__(
+            kernel_name="python3",
+            connection_file=str(Path(folder) / "kernel.json"),
+            transport="ipc" if os.name == "posix" and short else "tcp",
+        )
+
+    def client(self, **options):
+        """A client without a heartbeat: a thread to wait for, and nobody asks for it."""
+        client = super().client(**options)
+        client.start_channels = partial(client.start_channels, hb=False)
+        return client
+
+
 class Client(NotebookClient):
     """Executes a notebook; its progress bars go to one bar in the terminal instead of into it."""
 
-    def __init__(self, notebook: NotebookNode, bar: tqdm, **options):
-        super().__init__(notebook, **options)
-        self.bar = bar
+    def __init__(self, notebook: NotebookNode, kernel: Kernel, bar: tqdm, **options):
+        super().__init__(notebook, kernel, **options)
+        self.bar, self.place = bar, "before its first cell"
 
     def output(self, outs, msg, display_id, cell_index):
         """Take the bars out of stderr; everything else, warnings too, is stored as usual."""
@@ -45,17 +69,36 @@ class Client(NotebookClient):
         return super().output(outs, msg, display_id, cell_index)
 
     async def async_execute_cell(self, cell, cell_index, **options):
+        """As in nbclient; where it is, is kept."""
+        first = next(iter(cell.source.strip().splitlines()), "")
+        self.place = f"in cell {cell_index + 1} of {len(self.nb.cells)}, which begins {first!r}"
+        return await super().async_execute_cell(cell, cell_index, **options)
+
+    async def async_execute(self, **options):
         """Of a kernel that has died say where, and why as far as that can be told."""
+        kernel = self.km
         try:
-            return await super().async_execute_cell(cell, cell_index, **options)
-        except DeadKernelError as error:
-            status = await self.km.provisioner.poll()
-            if status is None:  # it lives: it is we who are to end, and no kernel has a word in it
-                self.shutdown_kernel = "immediate"
+            return await super().async_execute(**options)
+        except RuntimeError as error:  # DeadKernelError is one
+            status = await kernel.provisioner.poll() if kernel.has_kernel else None
+            if status is None and isinstance(error, DeadKernelError):
+                # it lives: nbclient says so of what is cancelled
                 raise asyncio.CancelledError from error
-            first = next(iter(cell.source.strip().splitlines()), "")
-            place = f"cell {cell_index + 1} of {len(self.nb.cells)}, which begins {first!r}"
-            raise DeadKernelError(f"the kernel {cause_of_death(status)}, in {place}") from error
+            why = str(error) if status is None else f"the kernel {cause_of_death(status)}"
+            raise DeadKernelError(f"{why}, {self.place}") from error
+
+    async def _async_check_alive(self):
+        """As in nbclient, until the end: what watches a kernel goes on for a second."""
+        if self.kc:
+            await super()._async_check_alive()
+
+    async def end(self, how: str) -> None:
+        """End the kernel, if that has not been done: "graceful" or "immediate"."""
+        self.shutdown_kernel = how
+        if self.km:
+            await self._async_cleanup_kernel()
+        # left there where a kernel has died while it began, it ends in a traceback
+        atexit.unregister(self._cleanup_kernel)
 
 
 def cause_of_death(status: int) -> str:
@@ -85,13 +128,19 @@ def ending_at_signals() -> Iterator[None]:
 
     (asyncio.Runner turns that into the end of all tasks, each of which ends its kernel.)
     """
+
+    def end(number, frame) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        # Ctrl-C is ignored in the background of a script, and SIGTERM is not
+        (handler if callable(handler) else signal.default_int_handler)(number, frame)
+
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (getattr(signal, name) for name in names):
             if signal.getsignal(number) is signal.SIG_DFL:
                 before[number] = signal.SIG_DFL
-                signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+                signal.signal(number, end)
     try:
         yield
     finally:
@@ -115,29 +164,30 @@ async def execute(
     notebook.cells = [c for c in notebook.cells if without not in c.metadata.get("tags", ())]
     cells = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     bar = tqdm(total=len(cells), desc=path.stem, unit="cell", disable=quiet)
-    client = Client(
-        notebook,
-        bar,
-        timeout=None,
-        kernel_name="python3",
-        record_timing=False,
-        store_widget_state=False,
-        # or each kernel remarks on its unencrypted loopback socket
-        extra_arguments=["--log-level=ERROR"],
-        resources={"metadata": {"path": str(path.parent)}},
-        on_cell_executed=lambda **_: (bar.set_postfix_str(""), bar.update()),
-    )
     with bar, tempfile.TemporaryDirectory() as folder:
+        client = Client(
+            notebook,
+            Kernel(folder),
+            bar,
+            timeout=None,
+            startup_timeout=300,  # of a machine with more to do
+            record_timing=False,
+            store_widget_state=False,
+            # or each kernel remarks on its unencrypted socket
+            extra_arguments=["--log-level=ERROR"],
+            resources={"metadata": {"path": str(path.parent)}},
+            on_cell_executed=lambda **_: (bar.set_postfix_str(""), bar.update()),
+        )
         part = Path(folder) / f"{path.stem}.json"
+        own = {"REPORT_PART": str(part)} | dict(environment or {})
         try:
-            own = {"REPORT_PART": str(part)} | dict(environment or {})
             await client.async_execute(env=os.environ | KERNEL | own)
+            await client.end("graceful")
         except Exception as error:
             error.add_note(f"(in {path}{failed_cell(notebook)})")
             raise
         finally:
-            # left there where a kernel has died while it began, it ends in a traceback
-            atexit.unregister(client._cleanup_kernel)
+            await client.end("immediate")
         found = json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
     remove_widgets(notebook)
     notebook.metadata["part"] = found

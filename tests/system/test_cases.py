@@ -1,12 +1,13 @@
 """Notebooks of one's own, in surroundings of one's own: they run, are shown, and end when they are told to (CASES)."""
 
-import contextlib
+import asyncio
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import psutil
@@ -15,7 +16,8 @@ from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import study.run
-from around import plain_environment, wait_until
+from around import lives, plain_environment, wait_until
+from study.execute import execute
 from study.settings import PROJECT
 
 pytestmark = pytest.mark.cases
@@ -146,6 +148,17 @@ def test_d5_a_dead_kernel_is_reported_with_notebook_cell_and_cause(tmp_path, mon
     assert caught.value.__notes__ == [f"(in {path})"]
 
 
+def test_d5_a_kernel_that_dies_before_its_first_cell_is_reported(tmp_path, monkeypatch):
+    startup = tmp_path / "ipython" / "profile_default" / "startup" / "00.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("import os; os.kill(os.getpid(), 9)", encoding="utf-8")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    path = write(tmp_path / "07_mine.ipynb", "1 + 1")
+    with pytest.raises(DeadKernelError, match=r"killed \(SIGKILL\), most likely .*, before its first cell") as caught:
+        asyncio.run(execute(path))
+    assert caught.value.__notes__ == [f"(in {path})"]
+
+
 # told to end
 
 SLEEPING = """import pathlib, time
@@ -156,7 +169,7 @@ while not pathlib.Path("../go").exists():
 
 @pytest.fixture
 def project(tmp_path):
-    """A project of two notebooks that wait."""
+    """A project of two notebooks that wait until the test is over, or until "go" is there."""
     for name in ("helpers.py", "requirements.txt", "Makefile"):
         shutil.copy2(PROJECT / name, tmp_path)
     for name in ("latent_digits", "study"):
@@ -167,10 +180,11 @@ def project(tmp_path):
             SLEEPING.format(name=name),
             "import matplotlib.pyplot as plt\nplt.plot([1]);",
         )
-    return tmp_path
+    yield tmp_path
+    (tmp_path / "go").touch()
 
 
-def make_run(folder, **environ):
+def make_run(folder, preexec=None, **environ):
     command = ["make", "-o", ".venv/installed", "run", f"BIN={os.path.dirname(sys.executable)}", "JOBS=2"]
     return subprocess.Popen(
         command,
@@ -179,15 +193,18 @@ def make_run(folder, **environ):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=preexec,
         text=True,
         encoding="utf-8",
     )
 
 
-def lives(process):
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
+def family_of(process):
+    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+
+
+def kernels_of(family):
+    return [one for one in family if lives(one) and "ipykernel_launcher" in one.cmdline()]
 
 
 def both_run(folder, process):
@@ -197,7 +214,7 @@ def both_run(folder, process):
     assert process.poll() is None, process.communicate()[0]
     for path in runs:
         path.unlink()
-    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    return family_of(process)
 
 
 def the_command(family):
@@ -227,6 +244,39 @@ def test_f5_one_signal_ends_a_whole_run_and_the_next_goes_on(project):
     assert process.returncode == 0, said
     for name in ("08_first", "09 second"):
         assert "data:image/png;base64" in page(project, name)
+
+
+def test_f5_a_signal_while_kernels_start_ends_them_too(project):
+    process = make_run(project)
+    kernels = wait_until(lambda: kernels_of(family_of(process)))
+    the_command(family_of(process)).terminate()
+    process.wait(60)
+    assert not any(map(lives, kernels))
+    assert "Ended, kernels too." in process.communicate()[0]
+
+
+def test_f5_sigterm_ends_what_a_script_has_put_in_the_background(project):
+    # of which a shell lets Ctrl-C be ignored
+    process = make_run(project, preexec=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    family = both_run(project, process)
+    the_command(family).terminate()
+    said = process.communicate(timeout=60)[0]
+    assert "Ended, kernels too." in said
+    assert "Traceback" not in said
+    assert not any(map(lives, kernels_of(family)))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kernels are reached by ports there")
+def test_f5_no_kernel_has_a_port_that_another_may_have_taken(project):
+    process = make_run(project)
+    kernels = kernels_of(both_run(project, process))
+    assert len(kernels) == 2
+    for kernel in kernels:
+        command = kernel.cmdline()
+        connection = json.loads(Path(command[command.index("-f") + 1]).read_text(encoding="utf-8"))
+        assert connection["transport"] == "ipc"
+    process.terminate()
+    process.communicate(timeout=60)
 
 
 def test_f4_a_name_that_matches_nothing_is_refused_in_a_line(project):
