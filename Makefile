@@ -61,7 +61,7 @@ mutate: .venv/installed  ## 30 minutes: change the maths in each place, and see 
 refresh: .venv/installed ## execute in place, from nothing: the stored outputs and figures/
 	exec $(BIN)/python -m study refresh --jobs $(JOBS) $(NOTEBOOKS)
 
-sweep: .venv/installed   ## SEEDS=0-4: every notebook under each seed, 15 minutes for a new one; into figures/seeds.json
+sweep: .venv/installed   ## SEEDS=0-4: every notebook under each seed, 20 minutes for a new one; into figures/seeds.json
 	exec $(BIN)/python -m study sweep --jobs $(JOBS) $(NOTEBOOKS)
 
 lint: .venv/installed    ## tidy code and notebooks

@@ -27,16 +27,19 @@ HEADLINES = {
         "latents of 200 that carry more than 0.1 nats",
     ),
     "03_latent_optimization": (
+        "class consistency as written, training images",
         "class consistency cured, training images",
         "elbo cured, training images",
     ),
     "04_sampling": (
         "Fréchet distance, samples after the last epoch",
+        "Fréchet distance, floor (real against real)",
         "nearer to a training image than the median new picture, z from N(0, I)",
     ),
     "05_log_probability": (
         "log p(x), test images, amortized",
         "log p(x) of the digit 1, test images, amortized",
+        "what annealing adds on test images, amortized",
     ),
     "06_gaussian_mixture": (
         "conv VAE, many clusters: test accuracy, soft vote",
@@ -48,16 +51,16 @@ HEADLINES = {
 }
 
 
-def gather(stamp: dict, parts: Iterable[tuple[str, int, dict]]) -> dict:
+def gather(stamp: dict, parts: Iterable[tuple[str, int, dict | None]]) -> dict:
     """seeds.json: a stamp, and every result by seed.
 
-    parts: notebook, seed, and what the notebook left of results.json.
+    parts: notebook, seed, and what the notebook left of results.json; None where it has no Report.
     """
     notebooks: dict[str, dict] = {}
     seeds = set()
     for notebook, seed, part in parts:
         seeds.add(seed)
-        for row in part["results"]:
+        for row in part["results"] if part else ():
             kept = {"unit": row["unit"], "digits": row["digits"], "by_seed": {}}
             found = notebooks.setdefault(notebook, {}).setdefault(row["result"], kept)
             found["by_seed"][str(seed)] = row["value"]
@@ -87,38 +90,49 @@ def show(value: float, row: Mapping) -> str:
 
 
 def over_seeds(notebook: str, *results: str) -> pd.DataFrame:
-    """Mean and range of results over the seeds of the sweep, one in a row."""
+    """Mean, range and standard deviation of results over the seeds of the sweep, one in a row."""
     everything, rows = read_seeds_file(), {}
     for result in results:
         row = row_of(everything, notebook, result)
-        values = list(row["by_seed"].values())
-        found = {"mean": np.mean(values), "lowest": min(values), "highest": max(values)}
-        rows[result] = {name: show(value, row) for name, value in found.items()}
-        rows[result] |= {"unit": row["unit"], "trainings": len(values)}
-    stamp = everything["stamp"]
+        values = np.array(list(row["by_seed"].values()))
+        spread = values.std(ddof=1) if len(values) > 1 else np.nan
+        rows[result] = summarize(values, row) | {"standard deviation": show(spread, row)}
+    return table(rows, everything["stamp"])
+
+
+def compare_over_seeds(notebook: str, differences: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
+    """Differences within each seed, one in a row, and whether they can be told from 0.
+
+    differences: by what they are called, the results (first, second), of which the second is
+    subtracted; or (result,), which is a difference itself. Where Student's interval of the mean, at
+    95 %, holds 0, a difference is called indistinguishable from 0.
+    """
+    everything, rows = read_seeds_file(), {}
+    for name, results in differences.items():
+        row, *others = (row_of(everything, notebook, result) for result in results)
+        seeds = [seed for seed in row["by_seed"] if all(seed in o["by_seed"] for o in others)]
+        gaps = np.array([row["by_seed"][s] - sum(o["by_seed"][s] for o in others) for s in seeds])
+        low, high = interval(gaps)
+        if others and row["unit"] == "%":
+            row = row | {"unit": "points"}
+        rows[name] = summarize(gaps, row) | {
+            "95 % interval of the mean (Student’s t)": f"{show(low, row)} to {show(high, row)}",
+            "from 0": "indistinguishable" if low <= 0 <= high else "different",
+        }
+    return table(rows, everything["stamp"])
+
+
+def summarize(values: np.ndarray, row: Mapping) -> dict:
+    """Mean and range of values by seed, as text; row: the result that they are of."""
+    found = {"mean": values.mean(), "lowest": values.min(), "highest": values.max()}
+    shown = {name: show(value, row) for name, value in found.items()}
+    return shown | {"unit": row["unit"], "trainings": len(values)}
+
+
+def table(rows: Mapping[str, dict], stamp: Mapping) -> pd.DataFrame:
+    """Rows by name, under the data and the seeds that they are of."""
     name = f"{stamp['data']}, seeds {', '.join(map(str, stamp['seeds']))}"
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(name)
-
-
-def compare_over_seeds(notebook: str, first: str, second: str) -> str:
-    """By how much the first result exceeds the second, seed by seed, in a sentence.
-
-    Where Student's interval of the mean difference, at 95 %, holds 0, the two are called
-    indistinguishable.
-    """
-    everything = read_seeds_file()
-    row, other = (row_of(everything, notebook, result) for result in (first, second))
-    seeds = [seed for seed in row["by_seed"] if seed in other["by_seed"]]
-    gaps = np.array([row["by_seed"][seed] - other["by_seed"][seed] for seed in seeds])
-    low, high = interval(gaps)
-    unit = f" {row['unit']}" if row["unit"] else ""
-    shown = [show(value, row) for value in (gaps.mean(), gaps.min(), gaps.max(), low, high)]
-    words = (
-        "{} less {}: {}{unit}, the mean of {count} trainings ({} to {}; 95 % interval of the mean "
-        "{} to {})"
-    )
-    said = words.format(first, second, *shown, unit=unit, count=len(seeds))
-    return said + (": indistinguishable" if low <= 0 <= high else "")
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -149,17 +163,22 @@ def describe_seeds(everything: Mapping) -> str:
     rows = shown_rows(everything)
     listed = "; ".join(f"{result} {mean_and_range(row)}" for _, result, row in rows)
     count = len(everything["stamp"]["seeds"])
-    return f"Results of {count} trainings, a dot for each, and in words mean and range: {listed}"
+    dots = "a dot for each and a line at their mean"
+    return f"Results of {count} trainings, {dots}, and in words mean and range: {listed}"
 
 
 def draw_seeds(everything: Mapping) -> bytes:
     """How far seeds differ, as a PNG: a row for each headline, with a point for each seed."""
     rows = shown_rows(everything)
     with plt.style.context(STYLE):
-        size = (9, 0.6 + 0.55 * max(1, len(rows)))
+        size = (9, 0.9 + 0.55 * max(1, len(rows)))
         figure, axes = plt.subplots(max(1, len(rows)), 1, figsize=size, squeeze=False)
         for ax, (notebook, result, row) in zip(axes[:, 0], rows, strict=False):
             draw_row(ax, f"{notebook[:2]} · {result}", row)
+        axes[0, 0].set_title(
+            "A dot: one training. The line: their mean. Each row has its own scale.",
+            loc="right",
+        )
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
         plt.close(figure)
@@ -167,11 +186,13 @@ def draw_seeds(everything: Mapping) -> bytes:
 
 
 def draw_row(ax: plt.Axes, name: str, row: Mapping) -> None:
-    """One result: a dot for each seed, equal ones above each other, and a line at the mean."""
+    """One result: a dot for each seed, above one that it would cover, and a line at the mean."""
     values = np.sort(list(row["by_seed"].values()))
-    heights = np.arange(len(values)) - np.searchsorted(values, values)
+    # as wide as a dot is in this figure
+    begins = np.searchsorted(values, values - 0.02 * np.ptp(values))
+    heights = np.arange(len(values)) - begins
+    ax.axvline(values.mean(), color="0.4", lw=1, zorder=0)
     ax.plot(values, heights, "o", ms=5)
-    ax.axvline(values.mean(), color="black", lw=1)
     unit = f" ({row['unit']})" if row["unit"] else ""
     ax.set_ylabel(f"{name}{unit}", rotation=0, ha="right", va="center")
     ax.set(yticks=[], ylim=(-0.8, max(2, heights.max() + 1)))

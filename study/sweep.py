@@ -4,8 +4,8 @@ A task is one notebook under one seed, in a kernel process of its own. What it l
 cache under all that decides it, so that the same command goes on where an earlier one ended.
 Locally each of joblib's threads drives one kernel: one that dies fails its task alone. On a cluster
 workers do, and Dask tries a task again whose worker died. A worker takes code, data and trained
-models from the folder that it was started in, and sends back what the task left; one whose code or
-versions are others is refused.
+models from the folder that it was started in, and sends back what the task left. No sweep begins
+with a worker whose code or versions are others.
 """
 
 import asyncio
@@ -98,6 +98,11 @@ def notebook_hash(notebook: str) -> str:
     return digest([path.stem, code_hash(nbformat.read(path, as_version=4))])
 
 
+def what_decides(notebooks: Iterable[str]) -> dict[str, str]:
+    """The code of each notebook and the versions, as they are in this folder."""
+    return {name: notebook_hash(name) for name in notebooks} | versions()
+
+
 def task_key(notebook: str, environment: dict[str, str]) -> str:
     """The key of a task: hash of its notebook, of its settings and of the versions."""
     return digest([notebook, environment, versions()])
@@ -141,7 +146,7 @@ class Running:
 
 
 def execute_task(task: Task, running: Running) -> dict:
-    """What a task leaves: its part of results.json, or its error."""
+    """What a task leaves: its part of results.json, None where it has no Report; or its error."""
     begun = time.perf_counter()
     try:
         if task_key(notebook_hash(task.notebook), task.environment) != task.key:
@@ -154,8 +159,6 @@ def execute_task(task: Task, running: Running) -> dict:
             part = running.run(work).metadata["part"]
     except (Exception, asyncio.CancelledError) as error:
         return {"error": describe_error(error)}
-    if part is None:
-        return {"error": "it leaves no results, as no Report is finished in it"}
     seconds = round(time.perf_counter() - begun, 1)
     return {"key": task.key, "part": part, "seconds": seconds, "processor": processor()}
 
@@ -209,18 +212,35 @@ def on_cluster(work: Callable[[Task, Running], dict], tasks: list[Task], schedul
         raise ValueError(f"SCHEDULER must be {rule}, got {scheduler} ({error})") from error
     with client:
         count = len(client.scheduler_info(n_workers=-1)["workers"])
-        tqdm.write(f"{count} workers; Dask's dashboard: {client.dashboard_link}")
+        said = f"{count} workers" if count else "No workers yet"
+        tqdm.write(f"{said}; Dask's dashboard: {client.dashboard_link}")
+        require_same_workers(client, {task.notebook for task in tasks})
         futures = client.map(functools.partial(by_worker, work, client.id), tasks, pure=False)
         task_of = dict(zip([future.key for future in futures], tasks, strict=True))
         try:
             found = distributed.as_completed(futures, with_results=True, raise_errors=False)
             for future, result in found:
-                record = result if future.status == "finished" else {"error": f"{result[1]!r}"}
-                yield task_of[future.key], record
+                if future.status != "finished":
+                    # with its type and place, or alone
+                    error = result[1] if isinstance(result, tuple) else result
+                    result = {"error": describe_error(error)}
+                yield task_of[future.key], result
                 future.release()
         finally:
-            client.cancel(futures)
-            client.run(end_worker, client.id)
+            with contextlib.suppress(OSError):  # workers end with their scheduler
+                client.cancel(futures)
+                client.run(end_worker, client.id, on_error="ignore")
+
+
+def require_same_workers(client, notebooks: set[str]) -> None:
+    """Raise ValueError for a worker of a Dask client that has other code or other versions."""
+    ours = what_decides(notebooks)
+    for worker, theirs in client.run(what_decides, notebooks, on_error="return").items():
+        if isinstance(theirs, Exception):
+            raise ValueError(f"the worker {worker} cannot be used: {theirs!r}")
+        if others := [f"{name} {theirs[name][:8]}" for name in ours if theirs[name] != ours[name]]:
+            rule = f"must have the driver's code and versions, got others: {', '.join(others)}"
+            raise ValueError(f"the worker {worker} {rule}")
 
 
 def by_worker(work: Callable[[Task, Running], dict], client: str, task: Task) -> dict:
@@ -249,7 +269,7 @@ def read_record(folder: Path, task: Task) -> dict | None:
     """What a task left at an earlier time; None where it did not, or the file is damaged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads(record_path(folder, task).read_text(encoding="utf-8"))
-        if record["key"] == task.key and record["part"]["results"]:
+        if record["key"] == task.key and record["seconds"]:
             return record
     return None
 
@@ -257,7 +277,7 @@ def read_record(folder: Path, task: Task) -> dict | None:
 def sweep(paths: list[Path], seeds: list[int], jobs: int, scheduler: str | None) -> bool:
     """Carry out all tasks that are not finished, and write seeds.json and seeds.png.
 
-    Whether all could be. A task that fails is named, and the others go on.
+    Whether all could be. A task that fails is named; the others go on.
     """
     folder = Settings.from_environment().cache / "sweep"
     require_folder(CACHE=folder)  # without it nothing could be kept
@@ -278,6 +298,8 @@ def sweep(paths: list[Path], seeds: list[int], jobs: int, scheduler: str | None)
             else:
                 atomic_write(record_path(folder, task), to_json(record, indent=1))
                 records[task.key] = record
+                if record["part"] is None:
+                    bar.write(f"{task.name}: it leaves no results, as no Report is finished in it")
             bar.update()
     if failed:
         say(f"{failed} of {len(tasks)} tasks failed, see above; the others are kept")
@@ -291,7 +313,7 @@ def sweep(paths: list[Path], seeds: list[int], jobs: int, scheduler: str | None)
 def write_seeds(tasks: list[Task], records: dict[str, dict]) -> None:
     """Write seeds.json, with a stamp of what it came from, and its figure.
 
-    Into figures/ for all notebooks at full scale on MNIST, else into the folder of reports.
+    Into figures/ for all notebooks at full scale on MNIST, on the CPU, under five seeds or more.
     """
     environment, output = tasks[0].environment, Settings.from_environment().output
     stamp = {"data": environment["DATA"], "quick": environment["QUICK"] == "1"}
@@ -305,7 +327,8 @@ def write_seeds(tasks: list[Task], records: dict[str, dict]) -> None:
     everything = gather(stamp, [(name, seed, record["part"]) for name, seed, record in found])
     whole = {path.resolve() for path in find_notebooks()} == {PROJECT / name for name in names}
     stored = all(stamp[name] == STORED[name] for name in ("data", "quick", "dtype"))
-    if whole and stored and output == Settings.output:
+    enough = environment["DEVICE"] == "cpu" and len(everything["stamp"]["seeds"]) >= 5
+    if whole and stored and enough and output == Settings.output:
         output = PROJECT / "figures"
     atomic_write(output / "seeds.json", to_json(everything, indent=1, sort_keys=True) + b"\n")
     atomic_write(output / "seeds.png", draw_seeds(everything))

@@ -3,13 +3,16 @@
 import contextlib
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import nbformat
 import psutil
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 from around import lives, make_project, plain_environment, wait_until
 from study.settings import PROJECT
@@ -72,7 +75,7 @@ def cluster(folder, workers=2, **settings):
     """A Dask scheduler and its workers, started as README says. Their address, and the workers' process."""
     pytest.importorskip("distributed", reason="the optional extra is not installed: requirements-cluster.txt")
     dask, file = [sys.executable, "-m", "dask"], folder / "scheduler.json"
-    environment = plain_environment() | {"PYTHONPATH": str(folder)} | settings
+    environment = plain_environment() | {"PYTHONPATH": "."} | settings
     scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
     worker = ["worker", "--scheduler-file", str(file), "--nworkers", str(workers), "--nthreads", "1", "--no-dashboard"]
     with contextlib.ExitStack() as stack, open(folder / "dask.log", "w", encoding="utf-8") as log:
@@ -196,7 +199,32 @@ def test_a_worker_with_other_code_is_refused(project, tmp_path):
     elsewhere = make_project(tmp_path / "elsewhere", dict.fromkeys(NAMES, "1 + 1"))
     with cluster(elsewhere, workers=1) as (address, _):
         said = finish(start(project, SEEDS="0", SCHEDULER=address), status=1)
-    assert f"the code or the versions in {elsewhere} are others than the driver's" in said
+    assert re.search("sweep: the worker tcp://.* must have the driver's code and versions, got others: ", said)
+    assert "08_first.ipynb" in said
+    assert "Traceback" not in said
+
+
+def test_a_notebook_without_a_report_is_executed_once_and_leaves_nothing(project):
+    source = f"from pathlib import Path\nPath({str(project.parent)!r}, 'plain').touch(exist_ok=False)"
+    notebook = new_notebook(cells=[new_code_cell(source)])
+    nbformat.write(notebook, project / "notebooks" / "10_plain.ipynb")
+    said = finish(start(project, SEEDS="0"))
+    assert "10_plain, seed 0: it leaves no results, as no Report is finished in it" in said
+    assert "3 tasks, of which 3 were finished before" in finish(start(project, SEEDS="0"))
+    assert seeds_of(project) == expected(1)
+
+
+def test_a_scheduler_that_goes_is_told_in_lines(project):
+    with cluster(project) as (address, _):
+        process = start(project, SEEDS="0-7", SCHEDULER=address)
+        wait_for_another(project, process)
+        scheduler = next(one for one in psutil.Process().children() if "scheduler" in one.cmdline())
+        scheduler.kill()
+        said = finish(process, status=1)
+    assert "Traceback" not in said
+    assert "tasks failed, see above; the others are kept" in said
+    finish(start(project, SEEDS="0-7"))
+    assert seeds_of(project) == expected(8)
 
 
 def test_a_scheduler_that_is_not_there_is_refused(project):

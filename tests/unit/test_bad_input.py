@@ -358,7 +358,7 @@ CASES = {
         ("result must be one of 07_none .* got 'test accuracy'", lambda: h.over_seeds("07_none", "test accuracy")),
     ],
     "compare_over_seeds": [
-        ("must be .* got 'none'", lambda: h.compare_over_seeds("01_supervised_cnn", "test accuracy", "none")),
+        ("must be .* got 'none'", lambda: h.compare_over_seeds("01_supervised_cnn", {"a": ("test accuracy", "none")})),
     ],
     "draw_start": [
         ("n must be a whole number of at least 1, got 0", lambda: h.draw_start(0, settings())),

@@ -39,28 +39,33 @@ def test_every_result_is_kept_by_seed(kept):
 
 def test_mean_and_range_are_shown_with_the_digits_of_the_result(kept):
     table = h.over_seeds("05_log_probability", "a", "b")
-    assert table.loc["a"].tolist() == ["2.0", "1.0", "3.0", "nats", 3]
-    assert table.loc["b"].tolist() == ["2.0", "0.0", "4.0", "nats", 3]
+    assert table.loc["a"].tolist() == ["2.0", "1.0", "3.0", "nats", 3, "1.0"]
+    assert table.loc["b"].tolist() == ["2.0", "0.0", "4.0", "nats", 3, "2.0"]
     with pytest.raises(ValueError, match=r"result must be one of 05_log_probability in seeds\.json, got 'd'"):
         h.over_seeds("05_log_probability", "d")
 
 
 def test_two_results_are_compared_within_each_seed(kept):
-    said = h.compare_over_seeds("05_log_probability", "a", "c")
+    table = h.compare_over_seeds("05_log_probability", {"a over c": ("a", "c"), "a over 0": ("a",)})
     low, high = stats.t.interval(0.95, 2, 1.9, stats.sem([0.9, 1.9, 2.9]))
-    assert f"a less c: 1.9 nats, the mean of 3 trainings (0.9 to 2.9; 95 % interval of the mean −{-low:.1f}" in said
-    assert f" to {high:.1f})" in said
-    assert said.endswith(": indistinguishable")
+    row = table.loc["a over c"]
+    assert list(row[["mean", "lowest", "highest", "unit", "trainings"]]) == ["1.9", "0.9", "2.9", "nats", 3]
+    assert row["95 % interval of the mean (Student’s t)"] == f"−{-low:.1f} to {high:.1f}"
+    assert row["from 0"] == "indistinguishable"
+    assert list(table.loc["a over 0", ["mean", "lowest", "highest"]]) == list(
+        h.over_seeds("05_log_probability", "a").loc["a", ["mean", "lowest", "highest"]]
+    )
 
 
 def test_a_difference_that_is_the_same_under_every_seed_is_told(tmp_path, monkeypatch):
     found = [
         ("01_supervised_cnn", seed, part(a=seed + 1.0, b=float(seed), c=seed + 0.01 * seed**2)) for seed in range(5)
     ]
-    (tmp_path / "seeds.json").write_text(json.dumps(seeds.gather({}, found)), encoding="utf-8")
+    (tmp_path / "seeds.json").write_text(json.dumps(seeds.gather({"data": "mnist"}, found)), encoding="utf-8")
     monkeypatch.setattr(seeds, "SEEDS_FILE", tmp_path / "seeds.json")
-    assert not h.compare_over_seeds("01_supervised_cnn", "a", "c").endswith("indistinguishable")
-    assert h.compare_over_seeds("01_supervised_cnn", "c", "b").startswith("c less b: 0.1 nats, the mean of 5")
+    table = h.compare_over_seeds("01_supervised_cnn", {"a over c": ("a", "c"), "c over b": ("c", "b")})
+    assert table.loc["a over c", "from 0"] == "different"
+    assert list(table.loc["c over b", ["mean", "trainings"]]) == ["0.1", 5]
 
 
 def test_without_a_sweep_its_command_is_named(tmp_path, monkeypatch):
@@ -119,7 +124,7 @@ def test_a_task_is_found_again_by_all_that_decides_it(tmp_path, monkeypatch):
     paths = [tmp_path / "01_a.ipynb", tmp_path / "02_b.ipynb"]
     for path in paths:
         nbformat.write(notebook("h.kl_divergence"), path)
-    for name in ("SEED", "DEVICE", "DTYPE"):
+    for name in ("SEED", "DEVICE", "DTYPE", "QUICK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATA", "digits")
     tasks = sweep.find_tasks(paths, [0, 1])
