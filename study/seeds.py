@@ -154,8 +154,8 @@ def shown_rows(everything: Mapping) -> list[tuple[str, str, dict]]:
 
 def mean_and_range(row: Mapping) -> str:
     """A result as README has it: −51.1 (−51.5 to −50.8)."""
-    values = list(row["by_seed"].values())
-    return f"{show(np.mean(values), row)} ({show(min(values), row)} to {show(max(values), row)})"
+    found = summarize(np.array(list(row["by_seed"].values())), row)
+    return f"{found['mean']} ({found['lowest']} to {found['highest']})"
 
 
 def describe_seeds(everything: Mapping) -> str:

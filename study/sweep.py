@@ -220,8 +220,7 @@ def on_cluster(work: Callable[[Task, Running], dict], tasks: list[Task], schedul
         try:
             found = distributed.as_completed(futures, with_results=True, raise_errors=False)
             for future, result in found:
-                if future.status != "finished":
-                    # with its type and place, or alone
+                if future.status != "finished":  # an error, or a triple with it
                     error = result[1] if isinstance(result, tuple) else result
                     result = {"error": describe_error(error)}
                 yield task_of[future.key], result
@@ -269,7 +268,8 @@ def read_record(folder: Path, task: Task) -> dict | None:
     """What a task left at an earlier time; None where it did not, or the file is damaged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads(record_path(folder, task).read_text(encoding="utf-8"))
-        if record["key"] == task.key and record["seconds"]:
+        left = record["part"] is None or "results" in record["part"]
+        if record["key"] == task.key and record["processor"] and left:
             return record
     return None
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import study.run
-from around import lives, plain_environment, wait_until
+from around import lives, make_project, plain_environment, wait_until
 from study.execute import execute
 from study.settings import PROJECT
 
@@ -170,10 +169,7 @@ while not pathlib.Path("../go").exists():
 @pytest.fixture
 def project(tmp_path):
     """A project of two notebooks that wait until the test is over, or until "go" is there."""
-    for name in ("helpers.py", "requirements.txt", "Makefile"):
-        shutil.copy2(PROJECT / name, tmp_path)
-    for name in ("latent_digits", "study"):
-        shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    make_project(tmp_path, {})
     for name in ("08_first", "09 second"):
         write(
             tmp_path / "notebooks" / f"{name}.ipynb",

@@ -172,3 +172,17 @@ def test_every_headline_is_a_result():
     results = json.loads((PROJECT / "figures" / "results.json").read_text(encoding="utf-8"))
     for name, headlines in seeds.HEADLINES.items():
         assert set(headlines) <= {row["result"] for row in results[name]["results"]}
+
+
+@pytest.mark.parametrize("lacking", ["key", "part", "processor"])
+def test_a_record_that_lacks_something_is_not_believed(tmp_path, lacking):
+    task = sweep.Task("01_a.ipynb", {"SEED": "0"}, "key")
+    record = {"key": "key", "part": {"results": []}, "seconds": 1.0, "processor": "one"}
+    path = sweep.record_path(tmp_path, task)
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert sweep.read_record(tmp_path, task) == record
+    path.write_text(json.dumps(record | {"part": None}), encoding="utf-8")
+    assert sweep.read_record(tmp_path, task)["part"] is None
+    del record[lacking]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert sweep.read_record(tmp_path, task) is None
